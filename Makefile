@@ -1,0 +1,25 @@
+# Everything runs from a virtual environment of the project's own, made on first use.
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: setup demo test lint
+setup: .venv/ready
+
+.venv/ready: pyproject.toml
+	$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "mmssl needs Python 3.11 or newer: make PYTHON=python3.12")'
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --editable '.[dev]'
+	touch $@
+
+demo: .venv/ready
+	$(BIN)/python data_prep/make_world.py --out world --count 4000
+	$(BIN)/python recipes/image_mae.py --data world --out runs/demo --steps 600
+	$(BIN)/mmssl probe runs/demo --data world --label shape
+
+test: .venv/ready
+	$(BIN)/python -m pytest
+
+lint: .venv/ready
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pyright

@@ -1,0 +1,279 @@
+"""Batches of image crops on the training device, in an order and with crops that are arithmetic.
+
+    loader = ImageLoader(open_images("photos", split="train"), size=(64, 64), batch_size=128, seed=0, device="cuda")
+    for batch in loader.batches(start_step):    # {"id": [B], "epoch": [B], "image": uint8 [B, C, H, W]}, without end
+
+A small set is decoded once into a :class:`~mmssl.data.cache.PixelCache`. A larger one is decoded crop by crop in the
+worker processes of a torch DataLoader. Both show the same boxes of the same images at the same step, whatever the number
+of workers; the cached images are shrunk, so their pixels differ a little.
+
+**Broken files.** Every file is decoded once before training: by filling the cache, or by a check whose result is
+remembered (:mod:`mmssl.data.check`). Files that cannot be used get no place in the order; they are listed in
+``source.skipped``, and too many of them stop the run. A file that fails later, during training, has changed under our
+hands or was beyond the check's bound; the run stops and names it, because a sample replaced in silence would change what
+the order promises. Resuming continues with the very same batch once the file is repaired.
+"""
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+from jaxtyping import Float64, Int64
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from mmssl.data.cache import PixelCache, build_cache
+from mmssl.data.check import check_images, predicted_cache_bytes
+from mmssl.data.crops import Boxes, CropLaw, box_reduction, cut_and_resize, shrunk_boxes
+from mmssl.data.media import ImageError, decode_image
+from mmssl.data.order import Order, OrderSampler
+from mmssl.data.pool import START_METHOD
+from mmssl.data.source import MAX_SKIPPED_SHARE, ImageSource
+from mmssl.errors import UserError
+from mmssl.masking import NoiseKey
+
+Batch = dict[str, Tensor]
+STATISTICS_IMAGES = 2048
+# Below this many bytes a JPEG is decoded whole: a shrunken decode would not be faster.
+_REDUCIBLE = 65_536
+
+
+def default_memory_limit() -> int:
+    """A quarter of the machine's memory, at most 4 GiB."""
+    return min(4 * 2**30, os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 4)
+
+
+class ImageLoader:
+    """Random crops for training, centre crops for validation.
+
+    Args:
+        source: what to load.
+        size: height and width of the crops in pixels.
+        batch_size: samples a step (on this rank).
+        seed: of order and crops.
+        workers: processes that decode; 0 decodes in this one.
+        device: where batches are wanted.
+        cache: "memory" decodes once and keeps everything, "none" decodes every crop, "auto" keeps what is predicted to
+            fit into ``memory_limit`` bytes.
+        scale, ratio, flip: the law of the training crops, see :class:`~mmssl.data.crops.CropLaw`.
+        min_size: images with fewer pixels high or wide are skipped as too small; give the patch size.
+        max_skipped: the share of unusable images past which a UserError is raised.
+        rank, world_size: see :class:`~mmssl.data.order.Order`.
+        progress: called with (files done, files) while everything is decoded.
+
+    Raises:
+        UserError: for impossible settings, too many unusable images, or none left.
+    """
+
+    def __init__(
+        self,
+        source: ImageSource,
+        *,
+        size: tuple[int, int],
+        batch_size: int,
+        seed: int,
+        workers: int = 0,
+        device: str | torch.device = "cpu",
+        cache: Literal["auto", "memory", "none"] = "auto",
+        scale: tuple[float, float] = (0.2, 1.0),
+        ratio: tuple[float, float] = (3 / 4, 4 / 3),
+        flip: bool = True,
+        memory_limit: int | None = None,
+        min_size: tuple[int, int] = (1, 1),
+        max_skipped: float = MAX_SKIPPED_SHARE,
+        rank: int = 0,
+        world_size: int = 1,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> None:
+        if cache not in ("auto", "memory", "none"):
+            raise UserError(f"cache '{cache}' is unknown: choose auto, memory or none")
+        if workers < 0:
+            raise UserError(f"workers {workers} is impossible: give 0 or more processes")
+        self.source, self.workers, self.device = source, workers, torch.device(device)
+        self.law = CropLaw(size, scale, ratio, flip)
+        self.seed = seed
+        limit = default_memory_limit() if memory_limit is None else memory_limit
+        self.pixels: PixelCache | None = None
+        failures = self._read_all(cache, limit, min_size, progress)
+        source.note_skipped(failures, max_skipped)
+        self.usable = np.array([index for index in range(len(source)) if index not in failures], np.int64)
+        self.order = Order(len(self.usable), batch_size, seed, rank, world_size)
+
+    def _read_all(
+        self, cache: str, limit: int, min_size: tuple[int, int], progress: Callable[[int, int], None] | None
+    ) -> dict[int, ImageError]:
+        """Fill the cache or check every file; either way the sizes of all images are known afterwards."""
+        size, source = self.law.size, self.source
+        if cache == "memory" or (cache == "auto" and predicted_cache_bytes(source, size) <= limit):
+            pixels, failures = build_cache(
+                source, size, min_size=min_size, workers=self.workers, memory_limit=limit, progress=progress
+            )
+            if pixels is not None:
+                self.pixels = self._place(pixels)
+                self.sizes = np.stack((pixels.full_heights, pixels.full_widths), axis=1)
+                return failures
+            if cache == "memory":
+                raise UserError(
+                    f"{source.name} needs more than the memory limit of {limit / 2**30:.1f} GiB as pixels: "
+                    "allow more, or decode while training with cache='none' and some workers"
+                )
+        self.sizes, failures = check_images(source, min_size=min_size, workers=self.workers, progress=progress)
+        return failures
+
+    def _place(self, pixels: PixelCache) -> PixelCache:
+        """Keep the pixels on the GPU when they take at most a quarter of what is free there."""
+        if self.device.type == "cuda" and pixels.pixels.numel() <= torch.cuda.mem_get_info(self.device)[0] // 4:
+            return pixels.to(self.device)
+        return pixels
+
+    def __len__(self) -> int:
+        """Number of usable images: one epoch."""
+        return len(self.usable)
+
+    def ids(self, step: int) -> Int64[np.ndarray, "batch"]:
+        """Sample ids of the batch at a step; ``source.files[id]`` names each."""
+        return self.usable[self.order.batch(step)[0]]
+
+    def batches(self, start_step: int = 0) -> Iterator[Batch]:
+        """Training batches from a step on, without end."""
+        if self.pixels is not None:
+            step = start_step
+            while True:
+                indices, epochs = self.order.batch(step)
+                yield self._from_cache(self.usable[indices], epochs, frozen=False)
+                step += 1
+        yield from self._read(self._reader(), OrderSampler(self.order, start_step))
+
+    def frozen(self, batch_size: int | None = None) -> Iterator[Batch]:
+        """Every usable image once, in the order of ids: centre crop, epoch 0. The last batch may be smaller."""
+        yield from self._frozen(np.arange(len(self.usable)), batch_size or self.order.batch_size)
+
+    def batch_at(self, ids: Sequence[int], epochs: Sequence[int]) -> Batch:
+        """The training crops of given samples at given epochs, read in this process."""
+        wanted, when = np.asarray(ids, np.int64), np.asarray(epochs, np.int64)
+        if self.pixels is not None:
+            return self._from_cache(wanted, when, frozen=False)
+        places = np.searchsorted(self.usable, wanted)
+        return self._deliver(self._reader().__getitems__(list(zip(when.tolist(), places.tolist(), strict=True))))
+
+    def mean_std(self) -> tuple[Float64[np.ndarray, "channel"], Float64[np.ndarray, "channel"]]:
+        """Mean and standard deviation of each channel in [0, 1], over the centre crops of 2048 images.
+
+        The images are evenly spaced in the order of ids (all of them when there are no more), so the numbers are a
+        function of the data and the crop size; sums are exact integers.
+        """
+        count = min(STATISTICS_IMAGES, len(self.usable))
+        places = np.arange(count) * len(self.usable) // count
+        total = np.zeros((2, self.source.channels), np.int64)
+        pixels = 0
+        for batch in self._frozen(places, 64):
+            values = batch["image"].to(torch.int64)
+            total += torch.stack((values.sum((0, 2, 3)), (values * values).sum((0, 2, 3)))).cpu().numpy()
+            pixels += values[:, 0].numel()
+        mean = total[0] / pixels
+        return mean / 255, np.sqrt(np.maximum(total[1] / pixels - mean**2, 0)) / 255
+
+    def _frozen(self, places: Int64[np.ndarray, "sample"], batch_size: int) -> Iterator[Batch]:
+        groups = [places[start : start + batch_size] for start in range(0, len(places), batch_size)]
+        if self.pixels is not None:
+            for group in groups:
+                yield self._from_cache(self.usable[group], np.zeros(len(group), np.int64), frozen=True)
+            return
+        yield from self._read(self._reader(frozen=True), [[(0, place) for place in group.tolist()] for group in groups])
+
+    def _from_cache(self, ids: Int64[np.ndarray, "batch"], epochs: Int64[np.ndarray, "batch"], frozen: bool) -> Batch:
+        assert self.pixels is not None
+        image = self.pixels.crop(ids, self._reader(frozen).boxes(ids, epochs), self.law.size)
+        return self._send({"id": torch.from_numpy(ids), "epoch": torch.from_numpy(epochs), "image": image}, pin=True)
+
+    def _reader(self, frozen: bool = False) -> "_CropReader":
+        return _CropReader(self.source, self.law, self.seed, self.usable, self.sizes, frozen)
+
+    def _read(self, reader: "_CropReader", sampler: OrderSampler | list[list[tuple[int, int]]]) -> Iterator[Batch]:
+        loader = DataLoader(
+            reader,
+            batch_sampler=sampler,
+            num_workers=self.workers,
+            collate_fn=_as_is,
+            pin_memory=self.device.type == "cuda",
+            prefetch_factor=4 if self.workers else None,
+            multiprocessing_context=START_METHOD if self.workers else None,
+        )
+        for result in loader:
+            yield self._deliver(result)
+
+    def _deliver(self, result: "Batch | Failure") -> Batch:
+        if isinstance(result, Failure):
+            raise UserError(
+                f"{self.source.location(result.index)} was readable before training and is not now ({result.reason}): "
+                f"repair or remove it (`mmssl inspect {self.source.name}` checks every file) and resume"
+            )
+        return self._send(result, pin=False)
+
+    def _send(self, batch: Batch, pin: bool) -> Batch:
+        if self.device.type != "cuda":
+            return {key: value.to(self.device) for key, value in batch.items()}
+        ready = {key: value.pin_memory() if pin and not value.is_cuda else value for key, value in batch.items()}
+        return {key: value.to(self.device, non_blocking=True) for key, value in ready.items()}
+
+
+@dataclass(frozen=True)
+class Failure:
+    """Travels from a worker in place of a batch: the file that could not be decoded."""
+
+    index: int
+    reason: str
+
+
+def _as_is(batch: "Batch | Failure") -> "Batch | Failure":
+    return batch
+
+
+class _CropReader(Dataset["Batch | Failure"]):
+    """Decodes the crops of whole batches; runs in DataLoader workers."""
+
+    def __init__(
+        self,
+        source: ImageSource,
+        law: CropLaw,
+        seed: int,
+        usable: Int64[np.ndarray, "sample"],
+        sizes: Int64[np.ndarray, "image 2"],
+        frozen: bool,
+    ) -> None:
+        self.source, self.law, self.seed = source, law, seed
+        self.usable, self.sizes, self.frozen = usable, sizes, frozen
+
+    def boxes(self, ids: Int64[np.ndarray, "batch"], epochs: Int64[np.ndarray, "batch"]) -> Boxes:
+        heights, widths = self.sizes[ids].T
+        if self.frozen:
+            return self.law.centre(heights, widths)
+        return self.law.draw(NoiseKey(self.seed, torch.from_numpy(epochs), torch.from_numpy(ids)), heights, widths)
+
+    def __getitems__(self, wanted: list[tuple[int, int]]) -> "Batch | Failure":
+        """A batch from its (epoch, place among the usable images) pairs."""
+        epochs, places = np.array(wanted, np.int64).reshape(-1, 2).T.copy()
+        ids = self.usable[places]
+        boxes = self.boxes(ids, epochs)
+        image = torch.empty(len(ids), self.source.channels, *self.law.size, dtype=torch.uint8)
+        for row, index in enumerate(ids.tolist()):
+            try:
+                image[row] = self._crop(index, boxes.select(row))
+            except ImageError as error:
+                return Failure(index, error.reason)
+        return {"id": torch.from_numpy(ids), "epoch": torch.from_numpy(epochs), "image": image}
+
+    def _crop(self, index: int, box: Boxes) -> Tensor:
+        raw = self.source.read(index)
+        shrinks = len(raw) >= _REDUCIBLE and raw[:2] == b"\xff\xd8"
+        reduce = box_reduction(int(box.height[0]), int(box.width[0]), self.law.size) if shrinks else 1
+        image = decode_image(raw, self.source.channels, reduce=reduce, limits=self.source.limits)
+        full = self.sizes[index : index + 1].T
+        now = np.array(image.shape[1:])[:, None]
+        if (now != -(-full // reduce)).any() and (now != full).any():
+            raise ImageError("broken", f"it is {now[1, 0]}x{now[0, 0]} pixels now, not {full[1, 0]}x{full[0, 0]}")
+        top, left, height, width = (int(side[0]) for side in shrunk_boxes(box, full, now))
+        return cut_and_resize(image, (top, left, height, width), bool(box.flip[0]), self.law.size)

@@ -1,0 +1,309 @@
+"""One image file in, uint8 pixels out: what is accepted, how it is converted, what is refused and why.
+
+Accepted by content, whatever the file is called: JPEG (and MPO), PNG, WebP, GIF, BMP, TIFF, PPM/PGM/PBM, TGA, AVIF where
+Pillow has it, and numpy ``.npy`` arrays of uint8 [height, width] or [height, width, channel]. Pixels are made the same
+for everyone:
+
+- EXIF orientation is applied. ICC profiles are not: values are taken as stored.
+- Asked for 3 channels, grey is repeated; asked for 1, colour becomes luma (ITU-R 601, as Pillow and libjpeg do).
+- Transparency is laid over white, except when 2 (grey, alpha) or 4 (colour, alpha) channels are asked for; there a picture
+  without transparency gets alpha 255. Any other channel count is for ``.npy`` files, whose count must match.
+- 16-bit pixels keep their upper 8 bits (value >> 8): the full range, so pictures that use fewer bits stay dark.
+- CMYK becomes RGB by Pillow's formula, without a profile. Of an animation the first frame is read.
+- Pixels without a stated range (32-bit integers, floating point) are refused, and so is a file that ends too early.
+
+Limits are checked on the header, before anything large is allocated. The time limit works by SIGALRM, hence in the main
+thread of a process on Unix, and between two calls of a decoder: Pillow reads most formats in pieces of 64 kB, so it is
+stopped there; one call of libjpeg (torchvision), libwebp, libavif or libtiff runs to its end. What hangs inside such a
+call is killed from outside when files are read by :mod:`mmssl.data.pool` with worker processes.
+"""
+
+import contextlib
+import io
+import signal
+import threading
+import time
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from jaxtyping import UInt8
+from torch import Tensor
+
+from mmssl.data.jpeg import read_jpeg_header
+from mmssl.errors import UserError
+
+if TYPE_CHECKING:
+    from PIL.Image import Image as PillowImage
+
+FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "GIF", "BMP", "DIB", "TIFF", "PPM", "TGA", "AVIF")
+EXTENSIONS = frozenset(
+    ".jpg .jpeg .jpe .jfif .mpo .png .apng .webp .gif .bmp .dib .tif .tiff .ppm .pgm .pbm .pnm .tga .avif .npy".split()
+)
+# Below this many bytes Pillow decodes as fast as torchvision, whose import costs seconds (measured at 32 and 160 px).
+_SMALL_JPEG = 16_384
+_ORIENTATION_TAG = 0x0112
+
+
+class ImageError(UserError):
+    """A file that gives no picture. ``kind`` is one word for counting: broken, limit, timeout, unsupported, small."""
+
+    def __init__(self, kind: str, reason: str) -> None:
+        super().__init__(reason)
+        self.kind, self.reason = kind, reason
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return ImageError, (self.kind, self.reason)
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What one file may cost."""
+
+    pixels: int = 100_000_000
+    """Height times width. The largest cameras give about this many; a decompression bomb claims more."""
+    file_bytes: int = 512 * 2**20
+    """Size of the file as stored."""
+    seconds: float = 20.0
+    """Time to decode one file."""
+
+
+@dataclass(frozen=True)
+class Header:
+    """What a file says about itself before its pixels are decoded; sides in pixels, orientation applied."""
+
+    format: str
+    mode: str
+    height: int
+    width: int
+
+
+@contextlib.contextmanager
+def time_limit(seconds: float) -> Iterator[None]:
+    """Stop the block with an ImageError after so many seconds; does nothing outside a main thread (see above)."""
+    if not hasattr(signal, "setitimer") or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def stop(signum: int, frame: Any) -> None:  # noqa: ARG001
+        raise ImageError("timeout", f"decoding took longer than {seconds:g} s")
+
+    started = time.monotonic()
+    previous = signal.signal(signal.SIGALRM, stop)
+    outer, interval = signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, previous)
+        if outer:  # somebody else's timer was running: let it go on
+            signal.setitimer(signal.ITIMER_REAL, max(outer - (time.monotonic() - started), 1e-3), interval)
+
+
+def decode_image(
+    source: bytes | Path, channels: int = 3, *, reduce: int = 1, limits: Limits | None = None
+) -> UInt8[Tensor, "channel height width"]:
+    """Decode one picture to uint8 (a view; the memory is channels last).
+
+    Args:
+        source: the bytes of the file, or its path.
+        channels: of the result; conversions as stated above.
+        reduce: 1, 2, 4 or 8: the caller will shrink the picture at least this much, so it may come at 1/reduce of its
+            size (rounded up). JPEG then decodes fewer coefficients; other formats are averaged over boxes.
+        limits: what the file may cost.
+
+    Raises:
+        ImageError: with the reason, in one clause without the file's name.
+    """
+    limits = limits or Limits()
+    with _guarded(limits):
+        raw = read_bytes(source, limits)
+        if raw[:6] == b"\x93NUMPY":
+            return _decode_npy(raw, channels, reduce, limits)
+        jpeg = read_jpeg_header(raw) if raw[:2] == b"\xff\xd8" else None
+        if jpeg is not None:
+            _check_size(jpeg.height, jpeg.width, limits)
+            if not jpeg.ends:
+                raise ImageError("broken", "the file ends too early (no end marker)")
+            if jpeg.components in (1, 3) and channels in (1, 3) and reduce == 1 and len(raw) >= _SMALL_JPEG:
+                return _decode_torchvision(raw, channels)
+        return _decode_pillow(raw, channels, reduce, limits)
+
+
+def read_header(source: bytes | Path, limits: Limits | None = None) -> Header:
+    """Format, mode and upright size, without decoding pixels. Raises ImageError as :func:`decode_image`."""
+    limits = limits or Limits()
+    with _guarded(limits):
+        raw = read_bytes(source, limits)
+        if raw[:6] == b"\x93NUMPY":
+            shape = _npy_header(io.BytesIO(raw), limits)
+            return Header("NPY", f"{shape[2]} channels", shape[0], shape[1])
+        jpeg = read_jpeg_header(raw) if raw[:2] == b"\xff\xd8" else None
+        if jpeg is not None and not jpeg.exif:
+            _check_size(jpeg.height, jpeg.width, limits)
+            return Header("JPEG", {1: "L", 3: "RGB", 4: "CMYK"}.get(jpeg.components, "?"), jpeg.height, jpeg.width)
+        with _open_pillow(raw, limits) as picture:
+            width, height = picture.size
+            if _orientation(picture) >= 5:
+                width, height = height, width
+            return Header(picture.format or "?", picture.mode, height, width)
+
+
+def read_bytes(source: bytes | Path, limits: Limits) -> bytes:
+    """The bytes of a file within the size limit. Raises ImageError when it is empty, too large or not readable."""
+    if isinstance(source, Path):
+        try:
+            with source.open("rb") as file:
+                raw = file.read(limits.file_bytes + 1)
+        except OSError as error:
+            raise ImageError("unreadable", f"cannot be opened ({error.strerror or error})") from None
+    else:
+        raw = source
+    if not raw:
+        raise ImageError("broken", "the file is empty")
+    if len(raw) > limits.file_bytes:
+        raise ImageError("limit", f"the file is larger than the limit of {limits.file_bytes / 2**20:.0f} MiB")
+    return raw
+
+
+@contextlib.contextmanager
+def _guarded(limits: Limits) -> Iterator[None]:
+    """Whatever a decoder throws becomes an ImageError; warnings about odd metadata stay silent."""
+    try:
+        with time_limit(limits.seconds), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    except ImageError:
+        raise
+    except MemoryError:
+        raise ImageError("limit", "decoding needs more memory than there is") from None
+    except Exception as error:  # decoders raise nearly every type on damaged input
+        reason = str(error).splitlines()[0] if str(error) else ""
+        raise ImageError("broken", f"cannot be decoded ({type(error).__name__}{': ' if reason else ''}{reason})") from None
+
+
+def _check_size(height: int, width: int, limits: Limits) -> None:
+    if height < 1 or width < 1:
+        raise ImageError("broken", f"it has no pixels ({width}x{height})")
+    if height * width > limits.pixels:
+        raise ImageError("limit", f"{width}x{height} pixels are more than the limit of {limits.pixels:,}")
+
+
+def _decode_torchvision(raw: bytes, channels: int) -> UInt8[Tensor, "channel height width"]:
+    from torchvision.io import ImageReadMode, decode_jpeg
+
+    mode = ImageReadMode.RGB if channels == 3 else ImageReadMode.GRAY
+    data = torch.frombuffer(bytearray(raw), dtype=torch.uint8)
+    try:
+        return decode_jpeg(data, mode=mode, apply_exif_orientation=True)
+    except RuntimeError as error:
+        reason = str(error).rsplit(", ", 1)[-1].splitlines()[0]
+        raise ImageError("broken", f"cannot be decoded ({reason})") from None
+
+
+@lru_cache(maxsize=1)
+def _formats() -> tuple[str, ...]:
+    from PIL import Image
+
+    Image.init()
+    return tuple(name for name in FORMATS if name in Image.OPEN)
+
+
+def _open_pillow(raw: bytes, limits: Limits) -> "PillowImage":
+    from PIL import Image, UnidentifiedImageError
+
+    try:
+        picture = Image.open(io.BytesIO(raw), formats=_formats())
+    except UnidentifiedImageError:
+        raise ImageError("broken", "no picture in a known format, or its header is damaged") from None
+    except Image.DecompressionBombError:
+        raise ImageError("limit", f"it claims more pixels than the limit of {limits.pixels:,}") from None
+    _check_size(picture.height, picture.width, limits)
+    return picture
+
+
+def _orientation(picture: "PillowImage") -> int:
+    """The EXIF orientation, 1 to 8; 1 when there is none or the block is damaged."""
+    try:
+        value = picture.getexif().get(_ORIENTATION_TAG, 1)
+        return value if value in range(1, 9) else 1
+    except Exception:
+        return 1
+
+
+def _decode_pillow(raw: bytes, channels: int, reduce: int, limits: Limits) -> UInt8[Tensor, "channel height width"]:
+    from PIL import Image
+
+    if channels not in (1, 2, 3, 4):
+        raise ImageError("unsupported", f"picture formats give 1 to 4 channels, not {channels}: store it as .npy")
+    with _open_pillow(raw, limits) as picture:
+        width, height = picture.size
+        if reduce > 1:
+            picture.draft(None, (width // reduce, height // reduce))
+        picture.load()
+        turn = {
+            2: Image.Transpose.FLIP_LEFT_RIGHT,
+            3: Image.Transpose.ROTATE_180,
+            4: Image.Transpose.FLIP_TOP_BOTTOM,
+            5: Image.Transpose.TRANSPOSE,
+            6: Image.Transpose.ROTATE_270,
+            7: Image.Transpose.TRANSVERSE,
+            8: Image.Transpose.ROTATE_90,
+        }.get(_orientation(picture))
+        pixels = _to_channels(picture, channels)
+        if reduce > 1 and pixels.size == (width, height):
+            pixels = pixels.reduce(reduce)
+        if turn is not None:
+            pixels = pixels.transpose(turn)
+        array = np.array(pixels)
+    return torch.from_numpy(array.reshape(*array.shape[:2], -1)).permute(2, 0, 1)
+
+
+def _to_channels(picture: "PillowImage", channels: int) -> "PillowImage":
+    """Convert any mode to L, LA, RGB or RGBA by the rules on top of this file."""
+    from PIL import Image
+
+    if picture.mode.startswith("I;16") or (picture.mode == "I" and picture.format in ("PNG", "PPM")):
+        # the file's 16 bits; Pillow widens them to mode I for some formats
+        picture = Image.fromarray((np.asarray(picture) >> 8).astype(np.uint8))
+    if picture.mode in ("I", "F"):
+        kind = "32-bit integer" if picture.mode == "I" else "floating point"
+        raise ImageError("unsupported", f"{kind} pixels have no stated range: convert it to 8 or 16 bits")
+    wanted = {1: "L", 2: "LA", 3: "RGB", 4: "RGBA"}[channels]
+    if picture.has_transparency_data and channels in (1, 3):
+        colour = picture.convert("RGBA")
+        picture = Image.alpha_composite(Image.new("RGBA", colour.size, "white"), colour).convert("RGB")
+    return picture if picture.mode == wanted else picture.convert(wanted)
+
+
+def _npy_header(file: io.BytesIO, limits: Limits) -> tuple[int, int, int]:
+    version = np.lib.format.read_magic(file)
+    read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+    shape, _, dtype = read(file)
+    if dtype != np.uint8 or len(shape) not in (2, 3):
+        wanted = "uint8 of shape [height, width] or [height, width, channel]"
+        raise ImageError("unsupported", f"the array is {dtype} of shape {list(shape)}, not {wanted}")
+    height, width, channels = (*shape, 1)[:3]
+    _check_size(height, width, limits)
+    if height * width * channels > len(file.getbuffer()) - file.tell():
+        raise ImageError("broken", "the file ends too early")
+    return height, width, channels
+
+
+def _decode_npy(raw: bytes, channels: int, reduce: int, limits: Limits) -> UInt8[Tensor, "channel height width"]:
+    file = io.BytesIO(raw)
+    height, width, found = _npy_header(file, limits)
+    if found != channels and not (found == 1 and channels == 3):
+        raise ImageError("unsupported", f"the array has {found} channels, not {channels}")
+    file.seek(0)
+    array = np.load(file, allow_pickle=False).reshape(height, width, found)
+    pixels = torch.from_numpy(array).permute(2, 0, 1).expand(channels, height, width)
+    if reduce > 1:
+        size = (-(-height // reduce), -(-width // reduce))
+        pixels = torch.nn.functional.interpolate(pixels[None].contiguous(), size, mode="bilinear", antialias=True)[0]
+    return pixels

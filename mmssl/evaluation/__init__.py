@@ -1,0 +1,1 @@
+"""What was learned: features, probes, and pictures of predictions."""

@@ -1,0 +1,151 @@
+"""Frozen features of labelled samples: from an encoder, from raw input, from an encoder that learned nothing."""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TypeVar
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int, UInt8
+from torch import Tensor
+from torch.nn import functional as F  # noqa: N812 - the field's name for it
+
+from mmssl.errors import UserError
+from mmssl.predictors.base import Batch, Predictor
+
+Encode = Callable[[Batch], Mapping[str, Float[Tensor, "batch _"]]]
+"""Features of a batch by name."""
+
+P = TypeVar("P", bound=Predictor)
+
+RAW_SIDE = 32
+"""Raw pictures are averaged down until both sides are at most this many pixels: 3,072 numbers in colour."""
+
+
+@dataclass(frozen=True)
+class LabelledSet:
+    """Samples that can be gone through any number of times, and the class of each.
+
+    For pictures: ``LabelledSet(lambda: loader.frozen(256), *source.labels("shape"))``.
+    """
+
+    batches: Callable[[], Iterable[Batch]]
+    """Starts one pass: every sample once, always in the same way (no augmentation)."""
+    targets: Int[Tensor, " sample"] | Int[np.ndarray, " sample"]
+    """Class number by sample id."""
+    names: Sequence[str]
+    """Class names by class number."""
+
+    def labels(self, batch: Batch) -> Int[Tensor, " batch"]:
+        """Class numbers of a batch, on the CPU."""
+        return torch.as_tensor(self.targets)[batch["id"].cpu()]
+
+
+def to_device(batch: Batch, device: torch.device) -> Batch:
+    """The same batch elsewhere."""
+    return {name: tensor.to(device, non_blocking=True) for name, tensor in batch.items()}
+
+
+def frozen(predictor: Predictor) -> Encode:
+    """``encode_clean`` of a predictor in eval mode and without gradients; its mode is put back after each batch."""
+
+    @torch.no_grad()
+    def encode(batch: Batch) -> Mapping[str, Tensor]:
+        training = predictor.training
+        predictor.eval()
+        try:
+            return predictor.encode_clean(to_device(batch, predictor.device))
+        finally:
+            predictor.train(training)
+
+    return encode
+
+
+@contextmanager
+def seeded(seed: int, device: torch.device) -> Iterator[None]:
+    """Seed torch's random numbers on the CPU and ``device``; afterwards they go on as if nothing had happened."""
+    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+        torch.manual_seed(seed)
+        yield
+
+
+def freshly_initialised(predictor: P, seed: int) -> P:
+    """A predictor of the same class and config with new random weights: what the architecture alone is worth.
+
+    ``seed`` decides the weights; the global random state is left as it was.
+    """
+    with seeded(seed, predictor.device):
+        return type(predictor)(predictor.config).to(predictor.device).eval()
+
+
+def raw_features(batch: Batch) -> Mapping[str, Float[Tensor, "batch _"]]:
+    """The input itself as a feature vector: the baseline that a representation has to beat."""
+    for name, flatten in RAW_INPUTS.items():
+        if name in batch:
+            return {"flat": flatten(batch[name])}
+    raise UserError(f"no raw features are known for a batch of {', '.join(batch)}: known are {', '.join(RAW_INPUTS)}")
+
+
+def raw_pixels(image: UInt8[Tensor, "batch channel height width"]) -> Float[Tensor, "batch pixel"]:
+    """Pixels on the scale -1..1, averaged down to at most 32 x 32 (see :data:`RAW_SIDE`), flattened."""
+    pixels = image.float() / 127.5 - 1
+    height, width = image.shape[-2:]
+    smaller = (min(height, RAW_SIDE), min(width, RAW_SIDE))
+    if smaller != (height, width):
+        pixels = F.interpolate(pixels, smaller, mode="bilinear", antialias=True)
+    return pixels.flatten(1)
+
+
+RAW_INPUTS = {"image": raw_pixels}
+"""How each kind of input becomes a vector, by its name in the batch."""
+
+
+def side_by_side(encoders: Mapping[str, Encode]) -> Encode:
+    """Several encoders as one, so that a pass over the data feeds all; features are named ``ENCODER.FEATURE``."""
+
+    def encode(batch: Batch) -> Mapping[str, Tensor]:
+        features = {}
+        for encoder, function in encoders.items():
+            for name, values in function(batch).items():
+                features[f"{encoder}.{name}"] = values
+        return features
+
+    return encode
+
+
+@torch.no_grad()
+def extract(
+    encode: Encode, samples: LabelledSet
+) -> tuple[dict[str, Float[Tensor, "sample _"]], Int[Tensor, " sample"]]:
+    """Features by name and class numbers of a whole set: fp32 on the CPU, in the order of the batches.
+
+    Raises UserError where the set is empty or a feature is not a finite number.
+    """
+    parts: dict[str, list[Tensor]] = {}
+    labels = []
+    for batch in samples.batches():
+        labels.append(samples.labels(batch))
+        for name, values in encode(batch).items():
+            parts.setdefault(name, []).append(values.float().cpu())
+    if not labels:
+        raise UserError("there are no labelled samples to take features of: check the data and its split")
+    features = {name: torch.cat(values) for name, values in parts.items()}
+    for name, values in features.items():
+        if not values.isfinite().all():
+            raise UserError(f"features '{name}' are not finite: the weights are damaged, use an earlier checkpoint")
+    return features, torch.cat(labels)
+
+
+def gather(samples: LabelledSet, positions: Int[Tensor, " chosen"]) -> dict[str, Tensor]:
+    """The batch of the samples at ``positions`` in the order of the batches, in the order of ``positions``."""
+    sorted_positions, back = positions.unique(return_inverse=True)
+    parts: dict[str, list[Tensor]] = {}
+    start = 0
+    for batch in samples.batches():
+        stop = start + len(batch["id"])
+        inside = sorted_positions[(sorted_positions >= start) & (sorted_positions < stop)] - start
+        for name, values in batch.items():
+            parts.setdefault(name, []).append(values[inside.to(values.device)])
+        start = stop
+    return {name: torch.cat(values)[back.to(values[0].device)] for name, values in parts.items()}

@@ -1,0 +1,292 @@
+"""One Transformer trunk for all modalities (Vaswani et al. 2017).
+
+Published encoders are settings of it, so their weights fit without loss:
+
+    ViT, MAE               norm="pre", final norm                (Dosovitskiy et al. 2021)
+    BERT                   norm="post", no final norm            (Devlin et al. 2019)
+    wav2vec 2.0 base       norm="post", no final norm            (Baevski et al. 2020)
+    wav2vec 2.0 large      norm="pre", final norm
+
+Three kinds of input, all ``[batch, token, dim]``:
+
+    visible only   every token is real: pass nothing else, which is the fastest path
+    padded         ``attention_mask=padding_mask(valid)``
+    packed         several documents in a row: ``attention_mask=document_mask(document)``; no attention across
+
+And two ways to leave out work whose result nobody reads (both exact, see :meth:`Transformer.forward`): ``output``
+limits the last block to the tokens that are used afterwards, ``shared`` projects tokens that are equal in every
+sample (mask token + position) once instead of once a sample.
+"""
+
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+from torch.nn import functional as F  # noqa: N812 - the field's name for it
+
+from mmssl.errors import UserError
+
+
+@dataclass(frozen=True)
+class TransformerConfig:
+    """Shape and layout of a trunk."""
+
+    dim: int
+    """Width of a token."""
+    depth: int
+    """Number of blocks."""
+    heads: int
+    """Attention heads; must divide ``dim``."""
+    mlp_dim: int
+    """Width of the hidden layer of the feed-forward part."""
+    norm: Literal["pre", "post"] = "pre"
+    """Where layer norm stands: before each part (ViT), or after each residual sum (BERT)."""
+    norm_epsilon: float = 1e-6
+    """Layer norm's epsilon: 1e-6 in MAE and timm, 1e-12 in BERT and transformers' ViTMAE, 1e-5 in wav2vec 2.0."""
+    dropout: float = 0.0
+    """Dropout on the output of attention and feed-forward part, and on its hidden layer."""
+    attention_dropout: float = 0.0
+    """Dropout on attention weights."""
+    drop_path: float = 0.0
+    """Stochastic depth (Huang et al. 2016): rate at the last block, rising linearly from 0 at the first."""
+
+    def __post_init__(self) -> None:
+        if self.dim % self.heads:
+            raise UserError(f"dim {self.dim} is not divisible by heads {self.heads}: choose another number of heads")
+        if min(self.dim, self.depth, self.heads, self.mlp_dim) < 1:
+            raise UserError(f"dim, depth, heads and mlp_dim must be at least 1, got {self}")
+
+
+def nano() -> TransformerConfig:
+    """Six layers of 192: for two CPU cores and small pictures. Not a published model."""
+    return TransformerConfig(dim=192, depth=6, heads=3, mlp_dim=768)
+
+
+def tiny() -> TransformerConfig:
+    """ViT-Ti (Touvron et al. 2021, DeiT, table 1)."""
+    return TransformerConfig(dim=192, depth=12, heads=3, mlp_dim=768)
+
+
+def small() -> TransformerConfig:
+    """ViT-S (Touvron et al. 2021, DeiT, table 1)."""
+    return TransformerConfig(dim=384, depth=12, heads=6, mlp_dim=1536)
+
+
+def base() -> TransformerConfig:
+    """ViT-B, BERT-base and wav2vec 2.0 base share this shape (Dosovitskiy et al. 2021, table 1)."""
+    return TransformerConfig(dim=768, depth=12, heads=12, mlp_dim=3072)
+
+
+def large() -> TransformerConfig:
+    """ViT-L, BERT-large and wav2vec 2.0 large share this shape (Dosovitskiy et al. 2021, table 1)."""
+    return TransformerConfig(dim=1024, depth=24, heads=16, mlp_dim=4096)
+
+
+PRESETS = {"nano": nano, "tiny": tiny, "small": small, "base": base, "large": large}
+
+
+def padding_mask(valid: Bool[Tensor, "batch token"]) -> Bool[Tensor, "batch 1 1 token"]:
+    """Attention mask of a padded batch: every token may look at the real ones (True = may look)."""
+    return valid[:, None, None, :]
+
+
+def document_mask(document: Int[Tensor, "batch token"]) -> Bool[Tensor, "batch 1 token token"]:
+    """Attention mask of a packed batch: a token may look at tokens of its own document (True = may look).
+
+    ``document`` numbers the documents of a row; padding has a number of its own, for example -1.
+    """
+    return (document[:, :, None] == document[:, None, :])[:, None]
+
+
+Output = slice | Int[Tensor, "batch query"] | None
+
+
+class Shared(NamedTuple):
+    """Tokens behind the others that every sample draws from one table, such as mask token + position."""
+
+    table: Float[Tensor, "position dim"]
+    ids: Int[Tensor, "batch token"]
+
+    def rows(self, values: Float[Tensor, "position width"]) -> Float[Tensor, "batch token width"]:
+        """``values[ids]``, through index_select, whose backward is several times faster on CPU than indexing's."""
+        return values.index_select(0, self.ids.flatten()).view(*self.ids.shape, values.shape[-1])
+
+
+def _pick(x: Float[Tensor, "batch token dim"], output: Output) -> Float[Tensor, "batch query dim"]:
+    if output is None:
+        return x
+    if isinstance(output, slice):
+        return x[:, output]
+    return x.gather(1, output[:, :, None].expand(-1, -1, x.shape[-1]))
+
+
+class Attention(nn.Module):
+    """Multi-head attention with one fused projection for query, key and value."""
+
+    def __init__(self, config: TransformerConfig) -> None:
+        super().__init__()
+        self.heads = config.heads
+        self.dropout = config.attention_dropout
+        self.qkv = nn.Linear(config.dim, 3 * config.dim)
+        self.proj = nn.Linear(config.dim, config.dim)
+
+    def split(self, x: Float[Tensor, "batch token dim"]) -> Float[Tensor, "batch head token head_dim"]:
+        """Cut the width into heads."""
+        return x.unflatten(-1, (self.heads, -1)).transpose(1, 2)
+
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, mask: Bool[Tensor, "..."] | None) -> Float[Tensor, "b t d"]:
+        """Scaled dot-product attention of tensors ``[batch, head, token, head_dim]``, heads joined, projected."""
+        dropout = self.dropout if self.training else 0.0
+        mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout)
+        return self.proj(mixed.transpose(1, 2).flatten(2))
+
+    def forward(
+        self,
+        x: Float[Tensor, "batch token dim"],
+        mask: Bool[Tensor, "batch 1 query token"] | None = None,
+        output: Output = None,
+        shared: Float[Tensor, "batch more 3*dim"] | None = None,
+    ) -> Float[Tensor, "batch query dim"]:
+        """Attend among ``x`` and, behind it, tokens whose projections are ``shared``; queries for ``output`` only."""
+        dim = x.shape[-1]
+        if output is None or shared is not None:
+            qkv = self.qkv(x) if shared is None else torch.cat([self.qkv(x), shared], 1)
+            q, k, v = qkv.split(dim, -1)
+            q = _pick(q, output)
+        else:
+            q = F.linear(_pick(x, output), self.qkv.weight[:dim], self.qkv.bias[:dim])
+            k, v = F.linear(x, self.qkv.weight[dim:], self.qkv.bias[dim:]).split(dim, -1)
+        return self.attend(self.split(q), self.split(k), self.split(v), mask)
+
+
+class FeedForward(nn.Module):
+    """Linear, GELU (exact, as in ViT, BERT and wav2vec 2.0), linear."""
+
+    def __init__(self, config: TransformerConfig) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(config.dim, config.mlp_dim)
+        self.fc2 = nn.Linear(config.mlp_dim, config.dim)
+        self.dropout = nn.Dropout(config.dropout)
+
+    def forward(self, x: Float[Tensor, "batch token dim"]) -> Float[Tensor, "batch token dim"]:
+        """Apply to each token alone."""
+        return self.fc2(self.dropout(F.gelu(self.fc1(x))))
+
+
+class DropPath(nn.Module):
+    """Drops a residual branch for whole samples, and scales the others so that the mean stays."""
+
+    def __init__(self, rate: float) -> None:
+        super().__init__()
+        self.rate = rate
+
+    def forward(self, x: Float[Tensor, "batch token dim"]) -> Float[Tensor, "batch token dim"]:
+        """Identity when evaluating or at rate 0."""
+        if not self.training or self.rate == 0.0:
+            return x
+        keep = torch.empty(x.shape[0], 1, 1, dtype=x.dtype, device=x.device).bernoulli_(1 - self.rate)
+        return x * keep / (1 - self.rate)
+
+
+class Block(nn.Module):
+    """Attention and feed-forward part, each with a residual connection."""
+
+    def __init__(self, config: TransformerConfig, drop_path: float) -> None:
+        super().__init__()
+        self.pre_norm = config.norm == "pre"
+        self.norm1 = nn.LayerNorm(config.dim, config.norm_epsilon)
+        self.attention = Attention(config)
+        self.norm2 = nn.LayerNorm(config.dim, config.norm_epsilon)
+        self.mlp = FeedForward(config)
+        self.dropout = nn.Dropout(config.dropout)
+        self.drop_path = DropPath(drop_path)
+
+    def branch(self, x: Float[Tensor, "batch token dim"]) -> Float[Tensor, "batch token dim"]:
+        """What is done to a branch before it joins the residual stream."""
+        return self.drop_path(self.dropout(x))
+
+    def forward(
+        self,
+        x: Float[Tensor, "batch token dim"],
+        mask: Bool[Tensor, "batch 1 query token"] | None = None,
+        output: Output = None,
+        shared: Shared | None = None,
+    ) -> Float[Tensor, "batch query dim"]:
+        """One block; see :meth:`Transformer.forward` for the arguments."""
+        projections = None
+        normed = self.norm1(x) if self.pre_norm else x
+        if shared is not None:
+            table = self.norm1(shared.table) if self.pre_norm else shared.table
+            projections = shared.rows(self.attention.qkv(table))
+            x = torch.cat([x, shared.rows(shared.table)], 1)
+        x = _pick(x, output) + self.branch(self.attention(normed, mask, output, projections))
+        if self.pre_norm:
+            return x + self.branch(self.mlp(self.norm2(x)))
+        x = self.norm1(x)
+        return self.norm2(x + self.branch(self.mlp(x)))
+
+
+class CrossBlock(nn.Module):
+    """Queries look at a memory, not at each other; then a feed-forward part. Pre-norm (Fu et al. 2024, §3)."""
+
+    def __init__(self, config: TransformerConfig) -> None:
+        super().__init__()
+        self.norm1 = nn.LayerNorm(config.dim, config.norm_epsilon)
+        self.attention = Attention(config)
+        self.norm2 = nn.LayerNorm(config.dim, config.norm_epsilon)
+        self.mlp = FeedForward(config)
+
+    def forward(
+        self, x: Float[Tensor, "batch query dim"], memory: Float[Tensor, "batch token dim"]
+    ) -> Float[Tensor, "batch query dim"]:
+        """``memory`` comes normalised: it is the same for every block."""
+        attention, dim = self.attention, x.shape[-1]
+        q = F.linear(self.norm1(x), attention.qkv.weight[:dim], attention.qkv.bias[:dim])
+        k, v = F.linear(memory, attention.qkv.weight[dim:], attention.qkv.bias[dim:]).split(dim, -1)
+        x = x + attention.attend(attention.split(q), attention.split(k), attention.split(v), None)
+        return x + self.mlp(self.norm2(x))
+
+
+class Transformer(nn.Module):
+    """A stack of blocks; with pre-norm, a layer norm at the end."""
+
+    def __init__(self, config: TransformerConfig) -> None:
+        super().__init__()
+        self.config = config
+        rates = torch.linspace(0, config.drop_path, config.depth).tolist()
+        self.blocks = nn.ModuleList(Block(config, rate) for rate in rates)
+        self.norm = nn.LayerNorm(config.dim, config.norm_epsilon) if config.norm == "pre" else nn.Identity()
+
+    def forward(
+        self,
+        x: Float[Tensor, "batch token dim"],
+        attention_mask: Bool[Tensor, "batch 1 query token"] | None = None,
+        *,
+        output: Output = None,
+        shared: Shared | None = None,
+    ) -> Float[Tensor, "batch query dim"]:
+        """Encode tokens.
+
+        ``attention_mask``: True = may look; from :func:`padding_mask` or :func:`document_mask`; None = all real.
+        Its query dimension must be 1 (padding) when ``output`` is given: the last block has fewer queries.
+        ``output``: a slice, or ids, of the tokens to return. The last block then computes queries and
+        feed-forward part for these alone; the result equals computing all and picking.
+        ``shared``: tokens behind ``x`` that all samples draw from one table. The first block then
+        projects the table once; the result equals appending the rows to ``x``.
+        """
+        if output is not None and attention_mask is not None and attention_mask.shape[2] != 1:
+            raise UserError("output= needs an attention mask that is the same for all queries, such as padding_mask's")
+        last = len(self.blocks) - 1
+        for index, block in enumerate(self.blocks):
+            x = block(x, attention_mask, output if index == last else None, shared if index == 0 else None)
+        return self.norm(x)
+
+    def layers(self, x: Float[Tensor, "batch token dim"]) -> list[Float[Tensor, "batch token dim"]]:
+        """The residual stream after each block, the last one through the final norm (for per-layer probes)."""
+        states = []
+        for block in self.blocks:
+            x = block(x)
+            states.append(x)
+        return [*states[:-1], self.norm(x)]

@@ -1,0 +1,42 @@
+"""One file a pretext task. ``PREDICTORS`` maps the name in config.json to where the class is."""
+
+from importlib import import_module
+from pathlib import Path
+
+from mmssl.config import from_dict, read_json
+from mmssl.errors import UserError
+from mmssl.predictors.base import Outcome, Predictor, outcome_of, sums_of
+
+__all__ = ["PREDICTORS", "Outcome", "Predictor", "load_predictor", "outcome_of", "sums_of"]
+
+PREDICTORS = {
+    "masked_autoencoder": ("mmssl.predictors.masked_autoencoder", "MaskedAutoencoder", "MaskedAutoencoderConfig"),
+}
+
+
+def predictor_from_config(data: dict, where: str) -> Predictor:
+    """A freshly initialised predictor from the dict of its config.json."""
+    data = dict(data)
+    name = data.pop("predictor", None)
+    if name not in PREDICTORS:
+        raise UserError(f"{where}: predictor '{name}' is unknown; known are {', '.join(PREDICTORS)}")
+    module, predictor, config = PREDICTORS[name]
+    module = import_module(module)
+    return getattr(module, predictor)(from_dict(getattr(module, config), data, where))
+
+
+def load_predictor(folder: str | Path) -> Predictor:
+    """Load what :meth:`Predictor.save` wrote; ``folder`` is ``runs/NAME`` or ``runs/NAME/model``. In eval mode.
+
+    Raises UserError where the folder is not a run, or its files are damaged.
+    """
+    folder = Path(folder)
+    if (folder / "model").is_dir():
+        folder = folder / "model"
+    if not (folder / "config.json").is_file():
+        raise UserError(
+            f"{folder} holds no trained model (no model/config.json): give the folder that a recipe printed"
+        )
+    predictor = predictor_from_config(read_json(folder / "config.json"), str(folder / "config.json"))
+    predictor.load_weights(folder / "model.safetensors")
+    return predictor.eval()

@@ -1,0 +1,149 @@
+"""The five steps that every pretext task goes through, and what comes out of them."""
+
+import json
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from mmssl.errors import UserError
+
+Batch = Mapping[str, Tensor]
+"""Tensors of a batch by name. ``id`` and ``epoch``, int64 ``[batch]``, are always there."""
+
+View = Mapping[str, Any]
+"""What is left of a batch after hiding a part, and the plan that says which."""
+
+Outcome = dict[str, Float[Tensor, ""]]
+"""``loss``, ``reference``, ``skill``, ``count``, and further ``reference_NAME`` with their ``skill_NAME``."""
+
+VALIDATION_SEED = 0
+"""Masks of evaluation are drawn with this seed whatever the run's seed, so that losses compare across runs."""
+
+
+class Predictor(nn.Module, ABC):
+    """A pretext task: perturb a batch, encode what is left, predict the hidden part back.
+
+    A subclass fills in the five steps and :meth:`encode_clean`; the base composes them. ``reference`` is the loss
+    of a predictor that knows nothing about this sample and ``skill = 1 - loss / reference``: 0 is a trivial guess,
+    1 is perfect.
+    """
+
+    name: ClassVar[str]
+    """How config.json calls the class."""
+
+    seed: int = 0
+    """Seed of training masks; set by the trainer."""
+
+    config: Any
+
+    reveal_note: str = ""
+    """What a picture of predictions must say about anything it borrowed."""
+
+    @abstractmethod
+    def perturb(self, batch: Batch) -> View:
+        """Hide a part."""
+
+    @abstractmethod
+    def encode(self, view: View) -> Tensor:
+        """Represent what is left."""
+
+    @abstractmethod
+    def predict(self, latent: Tensor, view: View) -> Tensor:
+        """Predict the hidden part from the representation."""
+
+    @abstractmethod
+    def target(self, batch: Batch, view: View) -> Tensor:
+        """What was hidden."""
+
+    @abstractmethod
+    def score(self, prediction: Tensor, target: Tensor, view: View) -> dict[str, Float[Tensor, ""]]:
+        """Sums over what was predicted, in fp32: ``loss``, ``reference``, ``count``, optionally ``reference_NAME``."""
+
+    @abstractmethod
+    def encode_clean(self, batch: Batch) -> dict[str, Float[Tensor, "batch dim"]]:
+        """Features of the whole, unperturbed sample by name (``mean``, ``cls``): for probes and export."""
+
+    @abstractmethod
+    def reveal(self, batch: Batch) -> dict[str, Tensor]:
+        """For the eye: ``original``, ``perturbed``, ``predicted``, ``composite``, ``hidden``."""
+
+    def forward(self, batch: Batch) -> Outcome:
+        """The five steps. ``loss * count`` is a sum, so outcomes of several batches can be joined exactly."""
+        view = self.perturb(batch)
+        latent = self.encode(view)
+        prediction = self.predict(latent, view)
+        target = self.target(batch, view)
+        return outcome_of(self.score(prediction, target, view))
+
+    @property
+    def mask_seed(self) -> int:
+        """Seed of the masks drawn now: the run's in training, a fixed one in evaluation."""
+        return self.seed if self.training else VALIDATION_SEED
+
+    @property
+    def device(self) -> torch.device:
+        """Where the parameters are."""
+        return next(self.parameters()).device
+
+    def save(self, folder: Path) -> None:
+        """Write ``model.safetensors`` and ``config.json``, enough to load without a trainer and without pickle."""
+        from safetensors.torch import save_file
+
+        folder.mkdir(parents=True, exist_ok=True)
+        weights = {name: tensor.detach().cpu().contiguous() for name, tensor in self.state_dict().items()}
+        save_file(weights, folder / "model.safetensors", metadata={"format": "pt", "predictor": self.name})
+        config = {"predictor": self.name, **asdict(self.config)}
+        (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+
+    def load_weights(self, file: Path) -> None:
+        """Load ``model.safetensors`` strictly. Raises UserError where the file is damaged or of another model."""
+        weights = read_safetensors(file)
+        own = self.state_dict()
+        missing = sorted(own.keys() - weights.keys())
+        extra = sorted(weights.keys() - own.keys())
+        shapes = [name for name in own.keys() & weights.keys() if own[name].shape != weights[name].shape]
+        if missing or extra or shapes:
+            first = (missing + extra + sorted(shapes))[0]
+            raise UserError(
+                f"{file} holds another model than this config describes (first difference: {first}): "
+                "use the config.json that was saved with it"
+            )
+        self.load_state_dict(weights)
+
+
+def read_safetensors(file: Path) -> dict[str, Tensor]:
+    """Tensors of a safetensors file. Raises UserError naming the file when it is missing, cut or damaged."""
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    if not file.is_file():
+        raise UserError(f"{file} does not exist: is {file.parent} a complete folder of this kind?")
+    try:
+        return load_file(file)
+    except (SafetensorError, OSError) as error:
+        raise UserError(f"{file} is cut or damaged ({error}): use an earlier copy") from None
+
+
+def outcome_of(sums: Mapping[str, Float[Tensor, ""]]) -> Outcome:
+    """Means and skills from the sums of :meth:`Predictor.score`, or from such sums added over batches."""
+    count = sums["count"]
+    outcome = {name: value / count for name, value in sums.items() if name != "count"}
+    outcome["count"] = count
+    for name in list(outcome):
+        if name.startswith("reference"):
+            outcome["skill" + name.removeprefix("reference")] = 1 - outcome["loss"].detach() / outcome[name]
+    return outcome
+
+
+def sums_of(outcome: Outcome) -> dict[str, Float[Tensor, ""]]:
+    """Inverse of :func:`outcome_of`, detached: sums that can be added over batches and ranks."""
+    count = outcome["count"].detach()
+    sums = {name: value.detach() * count for name, value in outcome.items() if not name.startswith("skill")}
+    sums["count"] = count
+    return sums

@@ -1,0 +1,159 @@
+"""Checkpoints: complete or absent, never half; safetensors and JSON, no pickle.
+
+A checkpoint is written beside its final place and renamed when it is complete and on disk, so a kill or a full disk
+at any moment leaves the checkpoints before it as they were. Its ``state.json`` carries the digest of each file.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from mmssl.config import read_json
+from mmssl.errors import UserError
+from mmssl.predictors.base import read_safetensors
+
+LATEST = "latest"
+
+
+def _digest(file: Path) -> str:
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def _sync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def replace_file(file: Path, text: str) -> None:
+    """Write a small file so that readers see the old content or the new, nothing between."""
+    staged = file.with_name(f".{file.name}.new")
+    staged.write_text(text, encoding="utf-8")
+    _sync(staged)
+    os.replace(staged, file)
+
+
+def _optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    names = [name for group in optimizer.param_groups for name in group["names"]]
+    state = optimizer.state_dict()["state"]
+    return {f"{names[i]}/{key}": value.detach().cpu() for i, entry in state.items() for key, value in entry.items()}
+
+
+def _load_optimizer(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> None:
+    names = [name for group in optimizer.param_groups for name in group["names"]]
+    index = {name: i for i, name in enumerate(names)}
+    state: dict[int, dict[str, Tensor]] = {}
+    for full, value in tensors.items():
+        name, key = full.rsplit("/", 1)
+        state.setdefault(index[name], {})[key] = value
+    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+
+
+def _random_state() -> dict[str, Tensor]:
+    state = {"cpu": torch.get_rng_state()}
+    if torch.cuda.is_available():
+        state["cuda"] = torch.cuda.get_rng_state()
+    return state
+
+
+class Checkpoints:
+    """The ``checkpoints`` folder of a run."""
+
+    def __init__(self, folder: Path, keep: int) -> None:
+        self.folder = folder
+        self.keep = keep
+
+    def steps(self) -> list[int]:
+        """Steps with a checkpoint, ascending."""
+        return sorted(int(path.name.removeprefix("step-")) for path in self.folder.glob("step-*"))
+
+    def path(self, step: int) -> Path:
+        """Folder of one checkpoint."""
+        return self.folder / f"step-{step:08d}"
+
+    def save(self, step: int, model: nn.Module, optimizer: torch.optim.Optimizer, extra: dict[str, Any]) -> Path:
+        """Write the checkpoint of ``step``, point ``latest`` at it, delete all but the newest ``keep``.
+
+        ``extra`` is stored as JSON and returned by :meth:`load`. On failure (disk full) the staged files are removed,
+        checkpoints before stay as they were, and the OSError goes on to the caller.
+        """
+        from safetensors.torch import save_file
+
+        final = self.path(step)
+        staged = self.folder / f".{final.name}.{os.getpid()}"
+        shutil.rmtree(staged, ignore_errors=True)
+        try:
+            staged.mkdir(parents=True)
+            model_tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+            parts = {"model": model_tensors, "optimizer": _optimizer_tensors(optimizer), "random": _random_state()}
+            digests = {}
+            for name, tensors in parts.items():
+                file = staged / f"{name}.safetensors"
+                _save(save_file, tensors, file)
+                _sync(file)
+                digests[file.name] = _digest(file)
+            replace_file(staged / "state.json", json.dumps({"step": step, "sha256": digests, **extra}))
+            shutil.rmtree(final, ignore_errors=True)
+            os.replace(staged, final)
+        except BaseException:
+            shutil.rmtree(staged, ignore_errors=True)
+            raise
+        _sync(self.folder)
+        replace_file(self.folder / LATEST, final.name + "\n")
+        for old in self.steps()[: -self.keep]:
+            shutil.rmtree(self.path(old), ignore_errors=True)
+        return final
+
+    def latest(self) -> Path | None:
+        """Folder of the newest checkpoint, or None."""
+        pointer = self.folder / LATEST
+        if pointer.is_file() and (named := self.folder / pointer.read_text().strip()).is_dir() and named != self.folder:
+            return named
+        steps = self.steps() if self.folder.is_dir() else []
+        return self.path(steps[-1]) if steps else None
+
+    def load(self, path: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+        """Restore model, optimizer and random state from ``path``; returns ``extra`` with ``step``.
+
+        Raises UserError naming the file that is cut, damaged or missing, and what can be resumed from instead.
+        """
+        state = read_json(path / "state.json")
+        for name, digest in state["sha256"].items():
+            if not (path / name).is_file() or _digest(path / name) != digest:
+                others = [s for s in self.steps() if self.path(s) != path]
+                remedy = f"delete {path} to resume from step {others[-1]}" if others else "start the run again"
+                raise UserError(f"{path / name} is cut or damaged: {remedy}")
+        weights = read_safetensors(path / "model.safetensors")
+        try:
+            model.load_state_dict(weights)
+            _load_optimizer(optimizer, read_safetensors(path / "optimizer.safetensors"))
+        except (RuntimeError, KeyError) as error:
+            reason = str(error).splitlines()[-1].strip()
+            raise UserError(f"{path} belongs to another model or task ({reason}): choose another --out") from None
+        random = read_safetensors(path / "random.safetensors")
+        torch.set_rng_state(random["cpu"])
+        if "cuda" in random and torch.cuda.is_available():
+            torch.cuda.set_rng_state(random["cuda"])
+        return state
+
+
+def _save(save_file: Any, tensors: dict[str, Tensor], file: Path) -> None:
+    """safetensors reports a full disk as its own error; make it the OSError that it is."""
+    from safetensors import SafetensorError
+
+    try:
+        save_file(tensors, file)
+    except SafetensorError as error:
+        message = str(error)
+        code = 28 if "No space left" in message else 27 if "File too large" in message else 5
+        raise OSError(code, os.strerror(code), str(file)) from None

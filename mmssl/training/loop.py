@@ -1,0 +1,256 @@
+"""The training loop, on plain torch."""
+
+import signal
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, nullcontext
+from types import FrameType
+from typing import Any, Protocol, runtime_checkable
+
+import torch
+from torch import Tensor
+
+from mmssl.errors import UserError
+from mmssl.predictors.base import Batch, Predictor, outcome_of, sums_of
+from mmssl.training.config import RunConfig
+from mmssl.training.journal import Journal
+from mmssl.training.optimizer import learning_rate_at, make_optimizer
+from mmssl.training.progress import Display
+from mmssl.training.run import RunFolder
+
+
+@runtime_checkable
+class Batches(Protocol):
+    """What the loop needs of a loader: order is arithmetic, so any batch can be named and started from."""
+
+    def batches(self, start_step: int) -> Iterator[Batch]:
+        """Endless training batches on the device, from the given one on."""
+        ...
+
+    def ids(self, step: int) -> list[str]:
+        """Names of the samples of a batch, for error messages."""
+        ...
+
+
+Sums = dict[str, Tensor]
+
+
+def add_sums(total: Sums, more: Sums) -> Sums:
+    """Add sums of outcomes by name; stays on the device."""
+    return total | {name: total[name] + value if name in total else value for name, value in more.items()}
+
+
+@torch.no_grad()
+def validate(predictor: Predictor, batches: Iterable[Batch], autocast: Callable[[], Any]) -> dict[str, float]:
+    """Mean loss and skills over all of ``batches``, exact whatever the batch size, as ``val_...``."""
+    training = predictor.training
+    predictor.eval()
+    total: Sums = {}
+    for batch in batches:
+        with autocast():
+            total = add_sums(total, sums_of(predictor(batch)))
+    predictor.train(training)
+    if not total:
+        raise UserError("there is no validation sample: give more data, or a val split")
+    return {f"val_{name}": value.item() for name, value in outcome_of(total).items() if name != "count"}
+
+
+class Trainer:
+    """Trains a predictor on a loader's batches and writes a run folder.
+
+    The gradient of an optimizer step is that of the sum of losses over all hidden positions of all micro-batches,
+    divided by their number: accumulation gives the same step as one large batch. Nothing in a step waits for the
+    device; numbers are fetched at log steps.
+    """
+
+    def __init__(
+        self,
+        predictor: Predictor,
+        config: RunConfig,
+        run: RunFolder,
+        train: Batches,
+        validation: Callable[[], Iterable[Batch]],
+        on_validate: Callable[[int], None] | None = None,
+    ) -> None:
+        """``validation()`` gives the frozen validation batches anew; ``on_validate(step)`` draws pictures, say."""
+        self.predictor, self.config, self.run = predictor, config, run
+        self.data, self.validation, self.on_validate = train, validation, on_validate
+        self.device = predictor.device
+        assert config.learning_rate is not None, "recipes resolve the learning rate before training"
+        self.peak = config.learning_rate
+        self.optimizer = make_optimizer(predictor, config.weight_decay, config.betas)
+        self.model = torch.compile(predictor) if config.compile else predictor
+        bf16 = config.precision == "bf16" or (config.precision == "auto" and self.device.type == "cuda")
+        self.autocast = (lambda: torch.autocast(self.device.type, torch.bfloat16)) if bf16 else nullcontext
+        self.step = 0
+        self.window: Sums = {}
+        self.first_bad = torch.full((), -1, device=self.device)
+        self.interrupted = False
+        self.trained_seconds = 0.0
+
+    def fit(self, resume_from: Any = None) -> bool:
+        """Train to the last step; True when done, False when interrupted (a checkpoint is saved either way).
+
+        Raises UserError at a non-finite loss, naming the step, the samples and the last good checkpoint.
+        """
+        if resume_from is not None:
+            self._restore(resume_from)
+        self.predictor.seed = self.config.seed
+        self.predictor.train()
+        journal = Journal(self.run.journal_file, self.step)
+        saved_at = time.monotonic()
+        stream = self.data.batches(self.step * self.config.accumulation)
+        display = Display(self.config.steps, self.step)
+        try:
+            with _catch_signals(self), display:
+                clock = _Clock(self.step)
+                while self.step < self.config.steps and not self.interrupted:
+                    self._optimizer_step(stream, clock)
+                    display.advance(self.step)
+                    last = self.step == self.config.steps
+                    validates = last or self.step % self.config.validate_every == 0
+                    if validates or self.step % self.config.log_every == 0:
+                        self._log(journal, display, clock, validates)
+                    due = time.monotonic() - saved_at > 60 * self.config.checkpoint_minutes
+                    if last or due or self.interrupted or self.step % self.config.checkpoint_every == 0:
+                        with clock.stopped():
+                            self.save()
+                        saved_at = time.monotonic()
+        finally:
+            journal.close()
+        return self.step == self.config.steps
+
+    def _optimizer_step(self, stream: Iterator[Batch], clock: "_Clock") -> None:
+        config = self.config
+        count = torch.zeros((), device=self.device)
+        for _ in range(config.accumulation):
+            with clock.waiting():
+                batch = next(stream)
+            with self.autocast():
+                outcome = self.model(batch)
+            (outcome["loss"] * outcome["count"]).backward()
+            sums = sums_of(outcome)
+            count = count + sums["count"]
+            self.window = add_sums(self.window, sums)
+        norm = self._scale_gradients(count)
+        rate = learning_rate_at(self.step, self.peak, config.warmup, config.steps)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        bad = ~torch.isfinite(norm + sums["loss"])
+        self.first_bad = torch.where((self.first_bad < 0) & bad, self.step, self.first_bad)
+        self.window = add_sums(self.window, {"gradient_norm": norm * count})
+        if self.device.type == "cpu":
+            self._stop_if_not_finite()
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        self.step += 1
+
+    def _scale_gradients(self, count: Tensor) -> Tensor:
+        """Sum of gradients -> mean over hidden positions, clipped; returns the norm before clipping."""
+        gradients = [p.grad for p in self.predictor.parameters() if p.grad is not None]
+        norm = torch.nn.utils.get_total_norm(gradients) / count
+        factor = 1 / count
+        if self.config.clip:
+            factor = factor * (self.config.clip / (norm + 1e-6)).clamp(max=1.0)
+        torch._foreach_mul_(gradients, factor)
+        return norm
+
+    def _stop_if_not_finite(self) -> None:
+        step = int(self.first_bad)
+        if step < 0:
+            return
+        start = step * self.config.accumulation
+        names = [name for micro in range(start, start + self.config.accumulation) for name in self.data.ids(micro)]
+        shown = ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
+        good = self.run.checkpoints.latest()
+        raise UserError(
+            f"the loss or gradient of step {step + 1} is not finite; samples of that batch: {shown}; "
+            f"last good checkpoint: {good or 'none yet'}. Try half the --learning-rate, or look at these files"
+        )
+
+    def _log(self, journal: Journal, display: Display, clock: "_Clock", validates: bool) -> None:
+        self._stop_if_not_finite()
+        means = {name: value.item() for name, value in outcome_of(self.window).items() if name != "count"}
+        steps, seconds, waited = clock.read(self.step)  # after fetching, so that a GPU has really done the work
+        self.trained_seconds += seconds
+        entry: dict[str, Any] = {
+            "step": self.step,
+            **means,
+            "learning_rate": learning_rate_at(self.step - 1, self.peak, self.config.warmup, self.config.steps),
+            "samples_per_second": steps * self.config.batch_size / seconds,
+            "data_wait": waited / seconds,
+            "seconds": round(self.trained_seconds, 3),
+        }
+        self.window = {}
+        if validates:
+            entry |= validate(self.predictor, self.validation(), self.autocast)
+            if self.on_validate:
+                self.on_validate(self.step)
+        journal.write(entry)
+        display.show(entry, (self.config.steps - self.step) * seconds / steps)
+        clock.restart(self.step)
+
+    def save(self) -> None:
+        """Write a checkpoint and the model as it is now. Never of weights that a non-finite loss has touched."""
+        self._stop_if_not_finite()
+        window = {name: value.item() for name, value in self.window.items()}
+        extra = {"window": window, "trained_seconds": self.trained_seconds}
+        self.run.checkpoints.save(self.step, self.predictor, self.optimizer, extra)
+        self.predictor.save(self.run.model)
+
+    def _restore(self, path: Any) -> None:
+        state = self.run.checkpoints.load(path, self.predictor, self.optimizer)
+        self.step = state["step"]
+        self.trained_seconds = state["trained_seconds"]
+        self.window = {name: torch.tensor(value, device=self.device) for name, value in state["window"].items()}
+
+
+class _Clock:
+    """Wall time of the current journal window and the part of it spent waiting for data."""
+
+    def __init__(self, step: int) -> None:
+        self.restart(step)
+
+    def restart(self, step: int) -> None:
+        """Begin a window at ``step``."""
+        self.first_step, self.began = step, time.perf_counter()
+        self.waited = 0.0
+
+    @contextmanager
+    def waiting(self) -> Iterator[None]:
+        """Around waiting for data."""
+        start = time.perf_counter()
+        yield
+        self.waited += time.perf_counter() - start
+
+    @contextmanager
+    def stopped(self) -> Iterator[None]:
+        """Around work that is not training, such as saving: it is left out of the window."""
+        start = time.perf_counter()
+        yield
+        self.began += time.perf_counter() - start
+
+    def read(self, step: int) -> tuple[int, float, float]:
+        """Steps, seconds and seconds of waiting since the window began."""
+        return step - self.first_step, time.perf_counter() - self.began, self.waited
+
+
+@contextmanager
+def _catch_signals(trainer: Trainer) -> Iterator[None]:
+    """The first Ctrl-C (or SIGTERM) lets the step end and saves; a second one stops at once."""
+
+    def handle(number: int, _frame: FrameType | None) -> None:
+        if trainer.interrupted and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        trainer.interrupted = True
+
+    try:
+        old = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    except ValueError:  # not in the main thread: leave signals to whoever is
+        yield
+        return
+    try:
+        yield
+    finally:
+        for number, handler in old.items():
+            signal.signal(number, handler)

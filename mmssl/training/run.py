@@ -1,0 +1,178 @@
+"""The run folder: what a recipe writes and everything else reads."""
+
+import dataclasses
+import json
+import platform
+import shlex
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+
+from mmssl.config import from_dict, read_json, to_dict
+from mmssl.errors import UserError
+from mmssl.predictors.base import Predictor
+from mmssl.training.checkpoint import Checkpoints, replace_file
+from mmssl.training.config import SPEED_ONLY, RunConfig
+
+C = TypeVar("C", bound=RunConfig)
+
+
+def parse_flags(config_class: type[C], arguments: Sequence[str] | None = None) -> C:
+    """Command line to config. With ``--resume``, flags not given are those of the run in ``--out``."""
+    import tyro
+
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    default: Any = tyro.MISSING_NONPROP
+    out = _value_of("--out", arguments)
+    if "--resume" in arguments and out and (Path(out) / "config.json").is_file():
+        saved = read_json(Path(out) / "config.json")["config"]
+        default = from_dict(config_class, saved, f"{out}/config.json")
+    config = tyro.cli(config_class, args=arguments, default=default, description=config_class.__doc__)
+    return dataclasses.replace(config, out=Path(config.out))
+
+
+def _value_of(flag: str, arguments: Sequence[str]) -> str | None:
+    for index, argument in enumerate(arguments):
+        if argument == flag and index + 1 < len(arguments):
+            return arguments[index + 1]
+        if argument.startswith(flag + "="):
+            return argument.split("=", 1)[1]
+    return None
+
+
+class RunFolder:
+    """Paths of a run, and the guard against continuing a different one.
+
+    runs/NAME/config.json, journal.jsonl, checkpoints/, model/, reveal/, skipped.jsonl
+    """
+
+    def __init__(self, path: str | Path, keep_checkpoints: int = 2) -> None:
+        self.path = Path(path)
+        self.checkpoints = Checkpoints(self.path / "checkpoints", keep_checkpoints)
+
+    @property
+    def config_file(self) -> Path:
+        """Everything resolved."""
+        return self.path / "config.json"
+
+    @property
+    def journal_file(self) -> Path:
+        """One line a log step."""
+        return self.path / "journal.jsonl"
+
+    @property
+    def model(self) -> Path:
+        """Weights and config of the newest checkpoint."""
+        return self.path / "model"
+
+    @property
+    def reveal(self) -> Path:
+        """Pictures."""
+        return self.path / "reveal"
+
+    def start(self, config: RunConfig, predictor: dict[str, Any], data: dict[str, Any]) -> Path | None:
+        """Open the folder for a new run, or for resuming; returns the checkpoint to resume from.
+
+        Raises UserError where a run is there already and ``resume`` was not asked for, where there is nothing to
+        resume, or where what is learned would differ from the run that is there: the differences are listed.
+        """
+        newest = self.checkpoints.latest()
+        described = {"config": _plain(to_dict(config)), "predictor": _plain(predictor), "data": _plain(data)}
+        if not config.resume:
+            if newest is not None:
+                raise UserError(
+                    f"{self.path} already holds a run: add --resume to continue it, or choose another --out"
+                )
+        elif newest is None:
+            if not self.config_file.is_file():
+                raise UserError(f"{self.path} holds no run to resume: leave out --resume, or correct --out")
+        else:
+            differences = _differences(read_json(self.config_file), described)
+            if differences:
+                raise UserError(
+                    f"--resume would continue another task than the run in {self.path}:\n  "
+                    + "\n  ".join(differences)
+                    + "\ngive the same settings, or choose another --out"
+                )
+        self.path.mkdir(parents=True, exist_ok=True)
+        described |= {"command": shlex.join(sys.argv), "versions": _versions(), "git": _git_state()}
+        replace_file(self.config_file, json.dumps(described, indent=2) + "\n")
+        return newest
+
+
+def _plain(data: Any) -> Any:
+    return json.loads(json.dumps(data, default=str))
+
+
+def _differences(saved: dict[str, Any], now: dict[str, Any]) -> list[str]:
+    lines = []
+    for part in ("config", "predictor", "data"):
+        old, new = _flatten(saved.get(part, {})), _flatten(now[part])
+        for key in sorted(old.keys() | new.keys()):
+            if part == "config" and key in SPEED_ONLY:
+                continue
+            if old.get(key) != new.get(key):
+                lines.append(f"{part} {key}: was {old.get(key)!r}, now {new.get(key)!r}")
+    return lines
+
+
+def _flatten(data: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in data.items():
+        if isinstance(value, dict):
+            flat |= _flatten(value, f"{prefix}{key}.")
+        else:
+            flat[prefix + key] = value
+    return flat
+
+
+def _versions() -> dict[str, str]:
+    from mmssl import __version__
+
+    return {"mmssl": __version__, "torch": torch.__version__, "python": platform.python_version()}
+
+
+def _git_state() -> dict[str, Any] | None:
+    """Commit of the source that ran, and whether it had changes; None outside a checkout."""
+    root = Path(__file__).resolve().parents[2]
+
+    def git(*words: str) -> str:
+        return subprocess.run(["git", *words], cwd=root, capture_output=True, text=True, check=True).stdout.strip()
+
+    try:
+        return {"commit": git("rev-parse", "HEAD"), "changed": bool(git("status", "--porcelain"))}
+    except (OSError, subprocess.CalledProcessError):
+        return None
+
+
+def choose_device(name: str) -> torch.device:
+    """``auto`` is CUDA where there is one, else CPU. Raises UserError for a device that is not there."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(f"--device {name} cannot be used here ({reason}): try --device auto") from None
+    return device
+
+
+def say_start(config: RunConfig, predictor: Predictor, data: dict[str, Any], device: torch.device) -> None:
+    """Print what is about to run, everything that was chosen for the user included."""
+    parameters = sum(parameter.numel() for parameter in predictor.parameters())
+    where = torch.cuda.get_device_name(device) if device.type == "cuda" else str(device)
+    if device.type == "cpu":
+        where = f"CPU with {torch.get_num_threads()} threads"
+    print(f"data       {data['train']} for training, {data['val']} for validation ({config.data})")
+    print(f"model      {predictor.name}, {config.preset}, {parameters / 1e6:.1f} million parameters, on {where}")
+    print(
+        f"steps      {config.steps} of {config.batch_size} samples (effective batch; micro-batches of "
+        f"{config.micro_batch_size}), {config.steps * config.batch_size / max(1, data['train']):.1f} epochs"
+    )
+    print(f"rate       {config.learning_rate:.3g} at its peak, {config.warmup} steps of warm-up, then cosine to 0")
+    print(f"run        {config.out}", flush=True)

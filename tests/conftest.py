@@ -1,0 +1,37 @@
+"""Shapes and types written in mmssl's signatures are checked while the tests run.
+
+``MMSSL_TEST_UNCHECKED=1 pytest ...`` leaves the checks out: for timing, or to see whether a failure is theirs.
+"""
+
+import inspect
+import os
+from collections.abc import Generator
+
+import jaxtyping
+import pytest
+import torch
+
+if os.environ.get("MMSSL_TEST_UNCHECKED", "0") == "0":
+    jaxtyping.install_import_hook("mmssl", "beartype.beartype")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests marked ``gpu`` are skipped where there is none."""
+    if not torch.cuda.is_available():
+        skip = pytest.mark.skip(reason="needs a CUDA device")
+        for item in items:
+            if "gpu" in item.keywords:
+                item.add_marker(skip)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item: pytest.Item) -> Generator[None, object, object]:
+    """A test of refusals passes what the annotations forbid; there the function itself has to speak, not the checks."""
+    function = getattr(item, "function", None)
+    refusal = function is not None and "raises(UserError" in inspect.getsource(inspect.unwrap(function))
+    before = jaxtyping.config.jaxtyping_disable
+    jaxtyping.config.update("jaxtyping_disable", before or refusal)
+    try:
+        return (yield)
+    finally:
+        jaxtyping.config.update("jaxtyping_disable", before)
