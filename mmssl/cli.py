@@ -82,10 +82,11 @@ def export(run: Positional[Path], *, to: Literal["timm", "transformers"], out: P
     write(run, to, out)
 
 
-def main() -> None:
+def main(arguments: list[str] | None = None) -> None:
     """Command line."""
     with one_sentence_errors():
         tyro.extras.subcommand_cli_from_dict(
             {"inspect": inspect, "reveal": reveal, "probe": probe, "export": export},
+            args=arguments,
             description="Look at data, and read what recipes wrote.",
         )

@@ -7,12 +7,18 @@ import inspect
 import os
 from collections.abc import Generator
 
+# before torch is loaded, here and in the processes that tests start: small tensors gain nothing from threads, which
+# wait for each other tens of times longer than they compute where the cores are shared
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 import jaxtyping
 import pytest
 import torch
 
 if os.environ.get("MMSSL_TEST_UNCHECKED", "0") == "0":
-    jaxtyping.install_import_hook("mmssl", "beartype.beartype")
+    # mmssl.data and mmssl.training have protocols that are not runtime_checkable, which beartype refuses
+    ROOMS = ("config", "errors", "masking", "perturbations", "nn", "predictors", "evaluation", "interchange", "report")
+    jaxtyping.install_import_hook([f"mmssl.{room}" for room in ROOMS], "beartype.beartype")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -1,9 +1,9 @@
 """Every file decoded once before training, so that training meets no broken file; the result is remembered.
 
-The record of a check lies in the user's cache folder (``$XDG_CACHE_HOME/mmssl`` or ``~/.cache/mmssl``) under a hash of the
-names, sizes and times of change of all files, so an unchanged set is checked once and a changed one again. Sets of more
-than CHECK_LIMIT images are checked by their headers only, which finds empty, foreign and cut files but not damage in the
-middle of one.
+The record of a check lies in the user's cache folder (``$XDG_CACHE_HOME/mmssl`` or ``~/.cache/mmssl``) under a hash of
+the names, sizes and times of change of all files, so an unchanged set is checked once and a changed one again. Sets of
+more than CHECK_LIMIT images are checked by their headers only, which finds empty, foreign and cut files but no damage
+in the middle of one.
 """
 
 import contextlib

@@ -1,17 +1,16 @@
 """Which box of an image a sample shows, and the box as pixels.
 
 The training crop follows Szegedy et al., "Going deeper with convolutions" (CVPR 2015, section 6): an area share drawn
-uniformly, an aspect ratio drawn log-uniformly, a place drawn uniformly, then resized to the target. The usual code tries
-ten times and falls back to the centre; here one draw suffices: the aspect ratio is drawn from that part of its range in
-which a box of the drawn area fits the image. When no aspect ratio of the range fits, the box takes the nearest end of the
-range and as much of the image as it can. Area shares therefore stay uniform whenever they can, whereas rejection prefers
-small boxes. Aspect ratios are relative to the target's own, so that a wide target is not fed squeezed squares.
+uniformly, an aspect ratio drawn log-uniformly, a place drawn uniformly, then resized to the target. The usual code
+tries ten times and falls back to the centre; here one draw suffices: the aspect ratio is drawn from that part of its
+range in which a box of the drawn area fits the image. When none fits, the box takes the nearest end of the range and
+as much of the image as it can. Area shares therefore stay uniform whenever they can, whereas rejection prefers small
+boxes. Aspect ratios are relative to the target's own, so that a wide target is not fed squeezed squares.
 
 Draws come from :class:`mmssl.masking.NoiseKey`: a crop is a function of (seed, epoch, sample id) alone.
 """
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -31,11 +30,11 @@ FLIP_STREAM = 0x464C4950
 class Boxes:
     """Boxes in pixels of the full-size upright image, and whether each is mirrored left to right."""
 
-    top: Int64[np.ndarray, "batch"]
-    left: Int64[np.ndarray, "batch"]
-    height: Int64[np.ndarray, "batch"]
-    width: Int64[np.ndarray, "batch"]
-    flip: Bool[np.ndarray, "batch"]
+    top: Int64[np.ndarray, " batch"]
+    left: Int64[np.ndarray, " batch"]
+    height: Int64[np.ndarray, " batch"]
+    width: Int64[np.ndarray, " batch"]
+    flip: Bool[np.ndarray, " batch"]
 
     def select(self, row: int) -> "Boxes":
         """One of the boxes, as a batch of one."""
@@ -64,9 +63,7 @@ class CropLaw:
         if not 0 < self.ratio[0] <= self.ratio[1]:
             raise UserError(f"crop ratio {self.ratio} is impossible: give two increasing positive ratios")
 
-    def draw(
-        self, key: NoiseKey, heights: Int64[np.ndarray, "batch"], widths: Int64[np.ndarray, "batch"]
-    ) -> Boxes:
+    def draw(self, key: NoiseKey, heights: Int64[np.ndarray, " batch"], widths: Int64[np.ndarray, " batch"]) -> Boxes:
         """A random box in each image; ``key`` on the CPU."""
         share, aspect, across, down = key.uniform(4, CROP_STREAM).double().numpy().T
         area = (self.scale[0] + share * (self.scale[1] - self.scale[0])) * heights * widths
@@ -84,7 +81,7 @@ class CropLaw:
         top, left = down * (heights - height + 1), across * (widths - width + 1)
         return Boxes(top.astype(np.int64), left.astype(np.int64), height, width, flip)
 
-    def centre(self, heights: Int64[np.ndarray, "batch"], widths: Int64[np.ndarray, "batch"]) -> Boxes:
+    def centre(self, heights: Int64[np.ndarray, " batch"], widths: Int64[np.ndarray, " batch"]) -> Boxes:
         """The largest centred box of the target's aspect ratio: the frozen view for validation and probes."""
         target = self.size[1] / self.size[0]
         width = np.clip(np.rint(np.minimum(widths, heights * target)), 1, widths).astype(np.int64)
@@ -93,23 +90,22 @@ class CropLaw:
 
 
 def shrunk_boxes(
-    boxes: Boxes, full: Sequence[np.ndarray] | np.ndarray, now: Sequence[np.ndarray] | np.ndarray
-) -> tuple[Int64[np.ndarray, "batch"], ...]:
-    """Top, left, height and width of boxes in images that were shrunk from ``full`` to ``now`` (heights, widths each).
+    boxes: Boxes, factors: tuple[np.ndarray, np.ndarray], heights: np.ndarray, widths: np.ndarray
+) -> Int64[np.ndarray, "batch 4"]:
+    """Boxes (top, left, height, width) in images of these heights and widths, shrunk by factors down and across.
 
     Edges go to the nearest whole pixels of the shrunk image, so a box moves by less than half of one.
     """
     edges = []
-    for start, extent, before, after in (
-        (boxes.top, boxes.height, full[0], now[0]),
-        (boxes.left, boxes.width, full[1], now[1]),
+    for start, extent, factor, limit in (
+        (boxes.top, boxes.height, factors[0], heights),
+        (boxes.left, boxes.width, factors[1], widths),
     ):
-        factor = after / before
-        first = np.minimum(np.rint(start * factor).astype(np.int64), after - 1)
-        last = np.clip(np.rint((start + extent) * factor).astype(np.int64), first + 1, after)
+        first = np.minimum(np.rint(start * factor).astype(np.int64), limit - 1)
+        last = np.clip(np.rint((start + extent) * factor).astype(np.int64), first + 1, limit)
         edges.append((first, last - first))
     (top, height), (left, width) = edges
-    return top, left, height, width
+    return np.stack((top, left, height, width), axis=1)
 
 
 def box_reduction(height: int, width: int, size: tuple[int, int]) -> int:

@@ -12,13 +12,15 @@
 - a Hugging Face image dataset on disk (``Dataset.save_to_disk``; needs the ``datasets`` package);
 - several of these, as a list.
 
-A ``labels.csv`` beside or inside the data (columns ``file``, any labels, optionally ``split``) names classes and splits.
-Otherwise the split is the top folder (train, val, test and their usual other names) and the class the folder below it.
-Without a validation split 5 % of the training images are held out by a hash of their names (:func:`hold_out`).
+A ``labels.csv`` beside or inside the data (columns ``file``, any labels, optionally ``split``) names classes and
+splits. Otherwise the split is the top folder (train, val, test and their usual other names) and the class the folder
+below it. Without a validation split 5 % of the training images are held out by a hash of their names
+(:func:`hold_out`).
 """
 
 import hashlib
 import os
+import stat
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -73,10 +75,8 @@ def open_images(
 
 def _open_one(path: Path) -> list[Part]:
     try:
-        is_folder = path.is_dir()
-        path.stat()
-        if is_folder:
-            top = sorted(os.listdir(path))
+        is_folder = stat.S_ISDIR(path.stat().st_mode)
+        top = sorted(os.listdir(path)) if is_folder else []
     except FileNotFoundError:
         raise UserError(f"{path} does not exist: check the path given as data") from None
     except OSError as error:
@@ -86,7 +86,7 @@ def _open_one(path: Path) -> list[Part]:
     if "dataset_dict.json" in top or {"dataset_info.json", "state.json"} <= set(top):
         from mmssl.data.huggingface import open_hugging_face
 
-        return open_hugging_face(path)
+        return [open_hugging_face(path)]
     store = open_folder(path)
     tars = [path / name for name in top if is_tar(path / name) and not name.startswith(".")]
     if not store.names and tars:
@@ -168,9 +168,7 @@ def _entries(parts: list[Part]) -> tuple[list[Entry], list[Skipped]]:
     return sorted(entries, key=lambda entry: entry.file), not_images
 
 
-def _choose_split(
-    entries: list[Entry], split: str | None, name: str
-) -> tuple[list[Entry], dict[str, int], bool]:
+def _choose_split(entries: list[Entry], split: str | None, name: str) -> tuple[list[Entry], dict[str, int], bool]:
     """The images of a split, the number of images of each split there is, and whether "val" is a hold-out of ours."""
     groups: dict[str | None, list[Entry]] = {}
     for entry in entries:
@@ -196,8 +194,9 @@ def _choose_split(
 def hold_out(files: Sequence[str]) -> list[bool]:
     """Which files to keep for validation: 5 % of them, but at most about 1024 and at least one.
 
-    A file is held out when the hash of its name lies below a threshold, so adding files moves none of the others. When 5 %
-    would be more than 1024, the threshold falls as files are added: some held-out files go to training, none the other way.
+    A file is held out when the hash of its name lies below a threshold, so adding files moves none of the others. When
+    5 % would be more than 1024, the threshold falls as files are added: some held-out files go to training, none the
+    other way.
     """
     scores = [
         int.from_bytes(hashlib.blake2b(file.encode("utf-8", "surrogateescape"), digest_size=8).digest(), "big")

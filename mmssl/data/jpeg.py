@@ -21,7 +21,9 @@ class JpegHeader:
 
 
 def read_jpeg_header(raw: bytes) -> JpegHeader | None:
-    """Walk the marker segments up to the first scan. None when they make no sense: let a decoder say why."""
+    """Walk the marker segments up to the first scan. None for what is no JPEG or makes no sense: decoders say why."""
+    if raw[:2] != b"\xff\xd8":
+        return None
     position, exif, frame = 2, False, None
     while position + 4 <= len(raw):
         if raw[position] != 0xFF:

@@ -25,7 +25,7 @@ _NOT_LABELS = ("file", "split", "width", "height", "bytes")
 
 
 class LabelTable:
-    """What is known of files beside their pixels: rows of a labels.csv, a list file with columns, a Hugging Face dataset.
+    """What is known of files beside their pixels: rows of a labels.csv, of a list file, of a Hugging Face dataset.
 
     Args:
         rows: each with the file's name under ``file``.
@@ -38,6 +38,7 @@ class LabelTable:
         if not rows or "file" not in rows[0]:
             raise UserError(f"{origin} has no 'file' column or no rows: its first line must name the columns")
         self.columns = [name for name in rows[0] if name and name not in _NOT_LABELS and not name.endswith("_name")]
+        self._known = set(rows[0])
         self.has_split = "split" in rows[0]
         self._rows = {PurePosixPath(row["file"]).as_posix(): row for row in rows if row["file"]}
 
@@ -66,18 +67,20 @@ class LabelTable:
             return "label" if "label" in self.columns else self.columns[0]
         return None
 
-    def targets(self, names: Sequence[str], column: str) -> tuple[Int64[np.ndarray, "file"], list[str]]:
+    def targets(self, names: Sequence[str], column: str) -> tuple[Int64[np.ndarray, " file"], list[str]]:
         """Class index of each file, and the class names; classes are those of the whole table, not of these files.
 
         Numbers 0 ... K-1 are taken as they are, and named by a column ``<column>_name`` when there is one.
         """
-        if column not in self.columns:
+        if column not in self._known:
             raise UserError(f"{self.origin} has no column '{column}': choose one of {', '.join(self.columns)}")
         rows = [self.row(name) for name in names]
         values = [(row.get(column) or "").strip() if row else "" for row in rows]
         missing = [name for name, value in zip(names, values, strict=True) if not value]
         if missing:
-            raise UserError(f"{self.origin} gives no '{column}' for {len(missing)} images (first: {missing[0]}): add it")
+            raise UserError(
+                f"{self.origin} gives no '{column}' for {len(missing)} images (first: {missing[0]}): add it"
+            )
         everything = {(row.get(column) or "").strip() for row in self._rows.values()} - {""}
         if all(value.isdigit() for value in everything):
             classes = sorted(everything, key=int)

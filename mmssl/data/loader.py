@@ -4,20 +4,20 @@
     for batch in loader.batches(start_step):    # {"id": [B], "epoch": [B], "image": uint8 [B, C, H, W]}, without end
 
 A small set is decoded once into a :class:`~mmssl.data.cache.PixelCache`. A larger one is decoded crop by crop in the
-worker processes of a torch DataLoader. Both show the same boxes of the same images at the same step, whatever the number
-of workers; the cached images are shrunk, so their pixels differ a little.
+worker processes of a torch DataLoader. Both show the same boxes of the same images at the same step, whatever the
+number of workers; the cached images are shrunk, so their pixels differ a little.
 
 **Broken files.** Every file is decoded once before training: by filling the cache, or by a check whose result is
 remembered (:mod:`mmssl.data.check`). Files that cannot be used get no place in the order; they are listed in
 ``source.skipped``, and too many of them stop the run. A file that fails later, during training, has changed under our
-hands or was beyond the check's bound; the run stops and names it, because a sample replaced in silence would change what
+hands or was beyond the check's bound; the run stops and names it, because a sample replaced in silence would break what
 the order promises. Resuming continues with the very same batch once the file is repaired.
 """
 
 import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -36,9 +36,9 @@ from mmssl.errors import UserError
 from mmssl.masking import NoiseKey
 
 Batch = dict[str, Tensor]
-STATISTICS_IMAGES = 2048
-# Below this many bytes a JPEG is decoded whole: a shrunken decode would not be faster.
-_REDUCIBLE = 65_536
+STATISTICS_IMAGES = 1024
+# A JPEG below this many bytes is decoded whole: a shrunken decode would not be faster.
+_REDUCIBLE = 32_768
 
 
 def default_memory_limit() -> int:
@@ -133,9 +133,13 @@ class ImageLoader:
         """Number of usable images: one epoch."""
         return len(self.usable)
 
-    def ids(self, step: int) -> Int64[np.ndarray, "batch"]:
+    def ids(self, step: int) -> Int64[np.ndarray, " batch"]:
         """Sample ids of the batch at a step; ``source.files[id]`` names each."""
         return self.usable[self.order.batch(step)[0]]
+
+    def names(self, step: int) -> list[str]:
+        """Files of the batch at a step, for error messages."""
+        return [self.source.files[index] for index in self.ids(step)]
 
     def batches(self, start_step: int = 0) -> Iterator[Batch]:
         """Training batches from a step on, without end."""
@@ -159,24 +163,21 @@ class ImageLoader:
         places = np.searchsorted(self.usable, wanted)
         return self._deliver(self._reader().__getitems__(list(zip(when.tolist(), places.tolist(), strict=True))))
 
-    def mean_std(self) -> tuple[Float64[np.ndarray, "channel"], Float64[np.ndarray, "channel"]]:
-        """Mean and standard deviation of each channel in [0, 1], over the centre crops of 2048 images.
+    def mean_std(self) -> tuple[Float64[np.ndarray, " channel"], Float64[np.ndarray, " channel"]]:
+        """Mean and standard deviation of each channel in [0, 1], over the centre crops of 1024 images.
 
         The images are evenly spaced in the order of ids (all of them when there are no more), so the numbers are a
-        function of the data and the crop size; sums are exact integers.
+        function of the data and the crop size; they come from exact counts of the grey levels.
         """
         count = min(STATISTICS_IMAGES, len(self.usable))
         places = np.arange(count) * len(self.usable) // count
-        total = np.zeros((2, self.source.channels), np.int64)
-        pixels = 0
+        levels = np.zeros((self.source.channels, 256), np.int64)
         for batch in self._frozen(places, 64):
-            values = batch["image"].to(torch.int64)
-            total += torch.stack((values.sum((0, 2, 3)), (values * values).sum((0, 2, 3)))).cpu().numpy()
-            pixels += values[:, 0].numel()
-        mean = total[0] / pixels
-        return mean / 255, np.sqrt(np.maximum(total[1] / pixels - mean**2, 0)) / 255
+            for channel, values in zip(levels, batch["image"].unbind(1), strict=True):
+                channel += torch.bincount(values.flatten(), minlength=256).cpu().numpy()
+        return mean_std_of_levels(levels)
 
-    def _frozen(self, places: Int64[np.ndarray, "sample"], batch_size: int) -> Iterator[Batch]:
+    def _frozen(self, places: Int64[np.ndarray, " sample"], batch_size: int) -> Iterator[Batch]:
         groups = [places[start : start + batch_size] for start in range(0, len(places), batch_size)]
         if self.pixels is not None:
             for group in groups:
@@ -184,7 +185,7 @@ class ImageLoader:
             return
         yield from self._read(self._reader(frozen=True), [[(0, place) for place in group.tolist()] for group in groups])
 
-    def _from_cache(self, ids: Int64[np.ndarray, "batch"], epochs: Int64[np.ndarray, "batch"], frozen: bool) -> Batch:
+    def _from_cache(self, ids: Int64[np.ndarray, " batch"], epochs: Int64[np.ndarray, " batch"], frozen: bool) -> Batch:
         assert self.pixels is not None
         image = self.pixels.crop(ids, self._reader(frozen).boxes(ids, epochs), self.law.size)
         return self._send({"id": torch.from_numpy(ids), "epoch": torch.from_numpy(epochs), "image": image}, pin=True)
@@ -220,6 +221,16 @@ class ImageLoader:
         return {key: value.to(self.device, non_blocking=True) for key, value in ready.items()}
 
 
+def mean_std_of_levels(
+    levels: Int64[np.ndarray, "channel 256"],
+) -> tuple[Float64[np.ndarray, " channel"], Float64[np.ndarray, " channel"]]:
+    """Mean and (population) standard deviation in [0, 1] from the number of pixels at each of the 256 levels."""
+    share = levels / levels.sum(axis=1, keepdims=True)
+    values = np.arange(256) / 255
+    mean = share @ values
+    return mean, np.sqrt((share * (values - mean[:, None]) ** 2).sum(axis=1))
+
+
 @dataclass(frozen=True)
 class Failure:
     """Travels from a worker in place of a batch: the file that could not be decoded."""
@@ -228,7 +239,7 @@ class Failure:
     reason: str
 
 
-def _as_is(batch: "Batch | Failure") -> "Batch | Failure":
+def _as_is(batch: Any) -> Any:
     return batch
 
 
@@ -240,14 +251,14 @@ class _CropReader(Dataset["Batch | Failure"]):
         source: ImageSource,
         law: CropLaw,
         seed: int,
-        usable: Int64[np.ndarray, "sample"],
+        usable: Int64[np.ndarray, " sample"],
         sizes: Int64[np.ndarray, "image 2"],
         frozen: bool,
     ) -> None:
         self.source, self.law, self.seed = source, law, seed
         self.usable, self.sizes, self.frozen = usable, sizes, frozen
 
-    def boxes(self, ids: Int64[np.ndarray, "batch"], epochs: Int64[np.ndarray, "batch"]) -> Boxes:
+    def boxes(self, ids: Int64[np.ndarray, " batch"], epochs: Int64[np.ndarray, " batch"]) -> Boxes:
         heights, widths = self.sizes[ids].T
         if self.frozen:
             return self.law.centre(heights, widths)
@@ -271,9 +282,10 @@ class _CropReader(Dataset["Batch | Failure"]):
         shrinks = len(raw) >= _REDUCIBLE and raw[:2] == b"\xff\xd8"
         reduce = box_reduction(int(box.height[0]), int(box.width[0]), self.law.size) if shrinks else 1
         image = decode_image(raw, self.source.channels, reduce=reduce, limits=self.source.limits)
-        full = self.sizes[index : index + 1].T
-        now = np.array(image.shape[1:])[:, None]
-        if (now != -(-full // reduce)).any() and (now != full).any():
-            raise ImageError("broken", f"it is {now[1, 0]}x{now[0, 0]} pixels now, not {full[1, 0]}x{full[0, 0]}")
-        top, left, height, width = (int(side[0]) for side in shrunk_boxes(box, full, now))
-        return cut_and_resize(image, (top, left, height, width), bool(box.flip[0]), self.law.size)
+        height, width = image.shape[1:]
+        full = self.sizes[index].tolist()
+        if [height, width] not in (full, [-(-side // reduce) for side in full]):
+            raise ImageError("broken", f"it is {width}x{height} pixels now, not {full[1]}x{full[0]}")
+        factor = np.array([1.0 if [height, width] == full else 1 / reduce])
+        window = shrunk_boxes(box, (factor, factor), np.array([height]), np.array([width]))[0].tolist()
+        return cut_and_resize(image, window, bool(box.flip[0]), self.law.size)

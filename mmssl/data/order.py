@@ -39,9 +39,9 @@ class Order:
             raise UserError(f"rank {rank} is not one of the {world_size} ranks 0 to {world_size - 1}")
         self.length, self.batch_size, self.seed = length, batch_size, seed
         self.rank, self.world_size = rank, world_size
-        self._permutations: dict[int, Int64[np.ndarray, "sample"]] = {}
+        self._permutations: dict[int, Int64[np.ndarray, " sample"]] = {}
 
-    def permutation(self, epoch: int) -> Int64[np.ndarray, "sample"]:
+    def permutation(self, epoch: int) -> Int64[np.ndarray, " sample"]:
         """The order of one epoch: ranks of Philox4x64 words keyed by (seed, epoch) (Salmon et al., SC 2011).
 
         Sorting raw words keeps the order fixed for ever: the words are defined by the published algorithm, whereas
@@ -55,7 +55,7 @@ class Order:
             self._permutations[epoch] = np.argsort(words, kind="stable").astype(np.int64)
         return self._permutations[epoch]
 
-    def batch(self, step: int) -> tuple[Int64[np.ndarray, "batch"], Int64[np.ndarray, "batch"]]:
+    def batch(self, step: int) -> tuple[Int64[np.ndarray, " batch"], Int64[np.ndarray, " batch"]]:
         """Sample indices and the epoch of each, for this rank at this step (0, 1, 2 ...)."""
         start = (step * self.world_size + self.rank) * self.batch_size
         epochs, places = np.divmod(np.arange(start, start + self.batch_size, dtype=np.int64), self.length)

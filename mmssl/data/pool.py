@@ -9,6 +9,7 @@ import multiprocessing
 import signal
 import sys
 import time
+import traceback
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
@@ -31,6 +32,8 @@ def map_files(
     function: Callable[[int], T], indices: Sequence[int], *, workers: int, seconds: float
 ) -> Iterator[tuple[int, T | ImageError]]:
     """Yield (index, result) for every index, in no particular order; an ImageError stands for its result.
+
+    Any other error of the function is raised here, as it would be in a plain loop.
 
     Args:
         function: gives the result for an index or raises ImageError. Called in the workers; picklable where processes
@@ -81,6 +84,13 @@ class _Worker:
     """Why the file it is at will fail if it dies now; None when it dies of itself."""
 
 
+@dataclass
+class _Raised:
+    """Any error but an ImageError: not a file's fault, so it goes on to the caller."""
+
+    error: Exception
+
+
 def _start(function: Callable[[int], Any], todo: list[int]) -> _Worker:
     context = multiprocessing.get_context(START_METHOD)
     ours, theirs = context.Pipe()
@@ -105,6 +115,8 @@ def _receive(worker: _Worker) -> Iterator[tuple[int, Any]]:
         return
     worker.heard = time.monotonic()
     worker.todo.remove(index)
+    if isinstance(result, _Raised):
+        raise result.error
     yield index, result
 
 
@@ -135,4 +147,9 @@ def _work(function: Callable[[int], Any], pipe: Connection) -> None:
     torch.set_num_threads(1)
     while todo := pipe.recv():
         for index in todo:
-            pipe.send((index, _attempt(function, index)))
+            try:
+                result = _attempt(function, index)
+            except Exception as error:
+                error.add_note(f"in a worker process:\n{traceback.format_exc()}")
+                result = _Raised(error)
+            pipe.send((index, result))

@@ -1,9 +1,10 @@
 """A set of images as a map-style source: ``len()``, ``[i] -> sample``, labels, and a record of what is not usable.
 
-The id of a sample is its place in ``files``, which are sorted. It stays the same however many files turn out to be broken
-(those are never sampled, see :mod:`mmssl.data.loader`), and changes when files are added to the data.
+The id of a sample is its place in ``files``, which are sorted. It stays the same however many files turn out to be
+broken (those are never sampled, see :mod:`mmssl.data.loader`), and changes when files are added to the data.
 """
 
+import copy
 import hashlib
 import json
 from dataclasses import dataclass
@@ -23,7 +24,10 @@ MAX_SKIPPED_SHARE = 0.05
 
 @dataclass(frozen=True)
 class Skipped:
-    """A file that is not used, and why. ``kind``: not an image, broken, limit, timeout, unsupported, unreadable, small."""
+    """A file that is not used, and why.
+
+    ``kind``: "not an image", or that of an :class:`~mmssl.data.media.ImageError`.
+    """
 
     file: str
     reason: str
@@ -51,8 +55,8 @@ class Entry:
 class ImageSource:
     """Images of one split.
 
-    ``files[i]`` names sample i; ``splits`` counts the images of every split that can be asked for; ``held_out`` tells that
-    its "val" is cut from the training images by :func:`mmssl.data.images.hold_out`.
+    ``files[i]`` names sample i; ``splits`` counts the images of every split that can be asked for; ``held_out`` tells
+    that its "val" is cut from the training images by :func:`mmssl.data.images.hold_out`.
     """
 
     def __init__(
@@ -68,6 +72,16 @@ class ImageSource:
 
     def __len__(self) -> int:
         return len(self._entries)
+
+    def spread(self, count: int) -> "ImageSource":
+        """At most ``count`` of these images, evenly spaced in the order of names, with ids of their own."""
+        if count < 1:
+            raise UserError(f"at least 1 image of {self.name} must be taken, got {count}")
+        chosen = [self._entries[i * len(self) // count] for i in range(count)] if count < len(self) else self._entries
+        part = copy.copy(self)
+        part._entries, part.files = chosen, [entry.file for entry in chosen]
+        part.skipped = list(self.skipped)
+        return part
 
     def read(self, index: int) -> bytes:
         """The bytes of a file. Raises ImageError when it cannot be read."""
@@ -96,7 +110,7 @@ class ImageSource:
         """The split of every image, "" without one."""
         return [entry.split or "" for entry in self._entries]
 
-    def labels(self, name: str | None = None) -> tuple[Int64[np.ndarray, "image"], list[str]]:
+    def labels(self, name: str | None = None) -> tuple[Int64[np.ndarray, " image"], list[str]]:
         """Class index of every image (``targets[id]``) and the class names.
 
         Args:
@@ -116,7 +130,13 @@ class ImageSource:
         names = [self._parts[entry.part].store.names[entry.index] for entry in self._entries]
         return table.targets(names, column)
 
-    def _folder_labels(self, name: str | None) -> tuple[Int64[np.ndarray, "image"], list[str]]:
+    def label_columns(self) -> list[str]:
+        """What :meth:`labels` can be asked for."""
+        tables = {part.table for part in self._parts}
+        table = next(iter(tables)) if len(tables) == 1 else None
+        return (table.columns if table else []) or (["folder"] if len(self._classes) > 1 else [])
+
+    def _folder_labels(self, name: str | None) -> tuple[Int64[np.ndarray, " image"], list[str]]:
         if name not in (None, "folder"):
             raise UserError(f"{self.name} has no labels.csv with a column '{name}': add one or use its class folders")
         if len(self._classes) < 2:
@@ -144,7 +164,9 @@ class ImageSource:
         for index, error in sorted(failures.items()):
             if self.files[index] not in known:
                 self.skipped.append(Skipped(self.files[index], error.reason, error.kind))
-        if failures and len(failures) > min(max_share * len(self), len(self) - 1):
+        # a hold-out of a few images is part of the training set: one broken image is not a large share of it
+        total = max(len(self), sum(self.splits.values()) if self.held_out else 0)
+        if failures and (len(failures) > max_share * total or len(failures) == len(self)):
             first = min(failures)
             raise UserError(
                 f"{len(failures)} of {len(self)} images of {self.name} cannot be used, more than the allowed "
@@ -158,7 +180,8 @@ def write_skipped(run_dir: Path, *sources: ImageSource) -> Path:
     path = run_dir / "skipped.jsonl"
     rows = dict.fromkeys(item for source in sources for item in source.skipped)
     lines = [
-        json.dumps({"file": row.file, "reason": row.reason, "kind": row.kind}, ensure_ascii=False) + "\n" for row in rows
+        json.dumps({"file": row.file, "reason": row.reason, "kind": row.kind}, ensure_ascii=False) + "\n"
+        for row in rows
     ]
     partial = path.with_name(path.name + ".partial")
     partial.write_text("".join(lines), encoding="utf-8", errors="backslashreplace")

@@ -12,7 +12,7 @@ import threading
 import zlib
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any, BinaryIO, Protocol
+from typing import Any, BinaryIO, Protocol, runtime_checkable
 
 from mmssl.data.media import EXTENSIONS, ImageError, Limits, read_bytes
 from mmssl.errors import UserError
@@ -22,8 +22,9 @@ UNPACKED_LIMIT = 2 * 2**30
 """A compressed tar has no random access, so it is unpacked in memory; larger than this it is refused."""
 
 
+@runtime_checkable
 class Store(Protocol):
-    """``names[i]`` is a relative name; ``others`` are names that are not images; ``labels`` is a labels.csv it contains."""
+    """``names[i]`` is a relative name; ``others`` are names of files that are not images."""
 
     names: list[str]
     others: list[str]

@@ -24,7 +24,8 @@ class FinetuneConfig:
     batch_size: int = 64
     """Samples a step (all of them where there are fewer)."""
     learning_rate: float = 1e-3
-    """Peak, of the head; the layers below get less. He et al. 2022, table 9, within a factor of two at this batch size."""
+    """Peak, of the head; the layers below get less. Of 2.5e-4 ... 2e-3 the best on held-out training photos of CIFAR-10
+    for training from scratch (at 1,000 labels; tied with 5e-4), and within a point of the best for a pretrained one."""
     layer_decay: float = 0.75
     """Factor from each layer to the one below it (Clark et al. 2020; He et al. 2022, table 9)."""
     weight_decay: float = 0.05

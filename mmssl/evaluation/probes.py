@@ -10,6 +10,7 @@ other settings are fixed beforehand.
 
 import dataclasses
 import statistics
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -238,20 +239,25 @@ def _finetune_all(
     draws = [balanced_draw(labels, budgets[-1], seed) for seed in seeds]
     needed = torch.cat(draws).unique()
     pool = gather(train, needed)
-    pretrained = [predictor] * len(untrained)
-    scratch_config = dataclasses.replace(config, layer_decay=1.0)
+    arms = {
+        PRETRAINED: ([predictor] * len(untrained), config),
+        UNTRAINED: (untrained, dataclasses.replace(config, layer_decay=1.0)),
+    }
+    total, done, start = len(budgets) * len(arms) * len(untrained), 0, time.perf_counter()
     for budget in budgets:
-        for name, models, chosen_config in (
-            (PRETRAINED, pretrained, config),
-            (UNTRAINED, untrained, scratch_config),
-        ):
-            say(f"fine-tuning on {budget} labels, {name}")
+        for name, (models, settings) in arms.items():
             accuracies = []
             for seed in seeds:
+                say(f"fine-tuning {done + 1} of {total}: {name}, {budget} labels{_to_go(start, done, total)}")
                 chosen = draws[seed][:budget]
                 inside = torch.searchsorted(needed, chosen)
                 batch = {key: values[inside.to(values.device)] for key, values in pool.items()}
-                tuned = finetune(models[seed], batch, labels[chosen], len(train.names), seed=seed, config=chosen_config)
+                tuned = finetune(models[seed], batch, labels[chosen], len(train.names), seed=seed, config=settings)
                 accuracies.append(accuracy_of(tuned, test))
+                done += 1
             results.append(ProbeResult(name, "mean", "finetune", budget, tuple(accuracies)))
     return results
+
+
+def _to_go(start: float, done: int, total: int) -> str:
+    return f", about {(time.perf_counter() - start) / done * (total - done) / 60:.1f} min to go" if done else ""

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 COLUMNS = ("original", "perturbed", "predicted", "composite")
 TITLES = {"original": "original", "perturbed": "visible", "predicted": "predicted", "composite": "visible + predicted"}
-MARGIN, HEADER, FOOTER = 6, 26, 24
+MARGIN, HEADER, LINE = 6, 26, 16
 SHORTEST_SIDE = 112
 """Pictures are enlarged by whole factors to at least this many pixels, so that small ones can be looked at."""
 
@@ -31,16 +31,18 @@ def draw_reveal(panels: Mapping[str, Float[Tensor, "batch channel height width"]
     zoom = max(1, -(-SHORTEST_SIDE // min(height, width)))
     cell_h, cell_w = height * zoom, width * zoom
     sheet_w = len(COLUMNS) * (cell_w + MARGIN) + MARGIN
-    sheet = Image.new("RGB", (sheet_w, HEADER + count * (cell_h + MARGIN) + FOOTER), "white")
-    pen, font = ImageDraw.Draw(sheet), ImageFont.load_default(13)
+    font, small = ImageFont.load_default(13), ImageFont.load_default(11)
+    lines = _wrap(caption, small, sheet_w - 2 * MARGIN)
+    footer = LINE * len(lines) + MARGIN
+    sheet = Image.new("RGB", (sheet_w, HEADER + count * (cell_h + MARGIN) + footer), "white")
+    pen = ImageDraw.Draw(sheet)
     for column, name in enumerate(COLUMNS):
         x = MARGIN + column * (cell_w + MARGIN)
-        pen.text((x + cell_w // 2, HEADER // 2), _fit(pen, TITLES[name], font, cell_w), "black", font, anchor="mm")
+        pen.text((x + cell_w // 2, HEADER // 2), TITLES[name], "black", font, anchor="mm")
         for row in range(count):
             cell = Image.fromarray(pictures[name][row]).resize((cell_w, cell_h), Image.Resampling.NEAREST)
             sheet.paste(cell, (x, HEADER + row * (cell_h + MARGIN)))
-    small = ImageFont.load_default(11)
-    pen.text((MARGIN, sheet.height - FOOTER // 2), _fit(pen, caption, small, sheet_w), "#444444", small, anchor="lm")
+    pen.multiline_text((MARGIN, sheet.height - footer), "\n".join(lines), "#444444", small, spacing=4)
     file.parent.mkdir(parents=True, exist_ok=True)
     sheet.save(file)
     return file
@@ -54,10 +56,15 @@ def write_reveal(predictor: "Predictor", batch: "Batch", file: Path, step: int |
     return draw_reveal(panels, f"{when}{share:.0%} hidden. {predictor.reveal_note}", file)
 
 
-def _fit(pen: Any, text: str, font: Any, width: int) -> str:
-    while text and pen.textlength(text, font) > width - 2:
-        text = text[:-1]
-    return text
+def _wrap(text: str, font: Any, width: int) -> list[str]:
+    lines = [""]
+    for word in text.split():
+        longer = f"{lines[-1]} {word}".strip()
+        if font.getlength(longer) <= width:
+            lines[-1] = longer
+        else:
+            lines.append(word)
+    return lines
 
 
 def _displayable(images: Float[Tensor, "batch channel height width"]) -> np.ndarray:

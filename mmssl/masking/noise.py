@@ -24,9 +24,14 @@ from torch import Tensor
 from mmssl.errors import UserError
 
 _WORD64 = (1 << 64) - 1
-# 2^64 and 2^32 over the golden ratio, odd: the usual Weyl steps (Knuth, TAOCP vol. 3, section 6.4).
+# 2^64 and 2^32 over the golden ratio, odd: steps of a Weyl sequence (Knuth, TAOCP vol. 3, section 6.4).
 _GOLDEN64 = 0x9E3779B97F4A7C15
 _GOLDEN32 = 0x9E3779B9
+# The same in two dimensions: 2^64 over the plastic number and over its square, odd (Roberts 2018, "The unreasonable
+# effectiveness of quasirandom sequences", R2). id * A + epoch * B takes no value twice while epochs lie less than 10^6
+# and ids less than 2^43 apart.
+_PLASTIC64_A = 0xC13FA9A902A6328F
+_PLASTIC64_B = 0x91E10DA5C79E7B1D
 
 
 def _signed(word: int, bits: int) -> int:
@@ -142,8 +147,8 @@ class NoiseKey:
         return ((self.bits(length, stream) >> 8) & 0xFFFFFF).to(torch.float32) * 2.0**-24
 
     def _row_keys(self, stream: int) -> tuple[Int[Tensor, "batch 1"], Int[Tensor, "batch 1"]]:
-        # For one (seed, stream) these are bijections of the id and of the epoch: no two ids of an epoch, and no two
-        # epochs of an id, share their pair of keys.
-        state = _mix64(self.id.to(torch.int64) ^ _stream_word(self.seed, stream))
-        state = _mix64(state + self.epoch.to(torch.int64) * _signed(_GOLDEN64, 64))
+        # SplitMix64 counting along two axes, from a place given by seed and stream. No two ids of an epoch, and no two
+        # epochs of an id, share their pair of keys, since each step is a bijection.
+        place = self.epoch.to(torch.int64) * _signed(_PLASTIC64_B, 64) + _stream_word(self.seed, stream)
+        state = _mix64(self.id.to(torch.int64) * _signed(_PLASTIC64_A, 64) + place)
         return state.to(torch.int32).unsqueeze(1), (state >> 32).to(torch.int32).unsqueeze(1)

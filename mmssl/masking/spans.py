@@ -20,7 +20,6 @@ from mmssl.masking.theory import check_span, check_start_probability, starts_for
 
 STREAM_SPANS = 0x6D61736B20
 STREAM_STARTS = 0x6D61736B21
-STREAM_ROUNDING = 0x6D61736B22
 
 
 def span_mask(
@@ -57,17 +56,15 @@ def span_mask(
     (tokens,) = grid_shape(grid, (1,), "span_mask")
     check_valid(key, tokens, valid)
     check_span(tokens, span)
-    if (mask_fraction is None) == (start_probability is None):
-        raise UserError("span_mask needs either mask_fraction or start_probability, and not both")
-    lengths = torch.full_like(key.id, tokens) if valid is None else valid.sum(1)
-    if mask_fraction is not None and exact:
+    lengths = tokens if valid is None else valid.sum(1, keepdim=True)
+    if mask_fraction is not None and start_probability is None and exact:
         if inside:
             raise UserError("inside=True belongs to the law of starts: add exact=False, or leave it out")
         hidden = _exact_spans(key, tokens, counts(tokens, mask_fraction, valid), lengths, span, mask_fraction)
     else:
-        starts, most = _mean_starts(lengths, tokens, mask_fraction, start_probability, span, inside, valid is not None)
-        begins = _drawn_starts(key, tokens, starts, math.floor(most) + 1, lengths, span, inside, valid is not None)
-        hidden = _over_window(_unrolled(begins, lengths.clamp_min(1).unsqueeze(1), span), span, torch.logical_or)
+        mean, most = _mean_starts(key, tokens, lengths, mask_fraction, start_probability, span, inside)
+        begins = _drawn_starts(key, tokens, lengths, mean, math.floor(most) + 1, span, inside)
+        hidden = _over_window(_unrolled(begins, lengths, span), span, torch.logical_or)
     return hidden if valid is None else hidden.gather(1, slots(valid).clamp_min(0).to(torch.int64)) & valid
 
 
@@ -75,29 +72,23 @@ def _exact_spans(
     key: NoiseKey,
     tokens: int,
     count: int | Int[Tensor, "batch"],
-    lengths: Int[Tensor, "batch"],
+    lengths: int | Int[Tensor, "batch 1"],
     span: int,
     mask_fraction: float,
 ) -> Bool[Tensor, "batch slot"]:
-    ring = lengths.clamp_min(1).unsqueeze(1)
-    # Mean number of spans that cover the fraction (a repeated one adds nothing) and a good quarter more. A sweep around
-    # the ring follows, so that in the rare sample that needs still more everything is covered nevertheless.
-    draws = math.ceil(-1.25 * tokens / span * math.log1p(-mask_fraction)) + 20
-    start = _scale(key.bits(draws, STREAM_SPANS), ring)
-    sweep = torch.arange(0, tokens, span, device=key.device)
-    start = torch.cat([start, (start[:, :1] + sweep) % ring], 1)
+    ring = lengths if isinstance(lengths, int) else lengths.clamp_min(1)
+    wanted = count if isinstance(count, int) else count.unsqueeze(1)
+    start = _falling_spans(key, tokens, ring, span, mask_fraction)
     draws = start.shape[1]
     # of the spans that cover a slot, the first to have fallen
     arrival = _over_window(_unrolled(_first_draws(start, tokens), ring, span), span, torch.minimum)
-    if not isinstance(count, int):
-        beyond = torch.arange(tokens, dtype=torch.int32, device=key.device) >= ring.to(torch.int32)
-        arrival = arrival.masked_fill_(beyond, draws)
+    if not isinstance(ring, int):
+        slot = torch.arange(tokens, dtype=torch.int32, device=key.device)
+        arrival = arrival.masked_fill_(slot >= ring.to(torch.int32), draws)
 
-    wanted = count if isinstance(count, int) else count.unsqueeze(1)
+    one = torch.ones((), dtype=torch.int32, device=key.device)
     gained = torch.zeros(len(key), draws + 1, dtype=torch.int32, device=key.device)
-    gained.scatter_add_(
-        1, arrival.to(torch.int64), torch.ones((), dtype=torch.int32, device=key.device).expand_as(arrival)
-    )
+    gained.scatter_add_(1, arrival.to(torch.int64), one.expand_as(arrival))
     covered = gained.cumsum(1)
     last = (covered < wanted).sum(1, keepdim=True)
     missing = wanted - (covered - gained).gather(1, last)
@@ -110,61 +101,76 @@ def _exact_spans(
     return hidden.scatter_(1, torch.where(added, reach, tokens), True)[:, :tokens]
 
 
+def _falling_spans(
+    key: NoiseKey, tokens: int, ring: int | Int[Tensor, "batch 1"], span: int, mask_fraction: float
+) -> Int[Tensor, "batch draw"]:
+    """Starts of spans in the order in which they fall: at random, at last in a sweep around the ring.
+
+    Random ones are a quarter and 20 more than the mean number that covers the fraction (repetitions add nothing); the
+    sweep serves the rare sample that needs still more, and sees to it that everything is covered in the end.
+    """
+    per_thousand = math.ceil(-1250 * math.log1p(-mask_fraction) / span)
+    most = tokens * per_thousand // 1000 + 20
+    random = ring * per_thousand // 1000 + 20
+    number = torch.arange(most + math.ceil(tokens / span), device=key.device)
+    start = _scale(key.bits(len(number), STREAM_SPANS), ring)
+    sweep = (start[:, :1] + (number - random) * span) % ring
+    return torch.where(number < random, start, sweep)
+
+
 def _mean_starts(
-    lengths: Int[Tensor, "batch"],
+    key: NoiseKey,
     tokens: int,
+    lengths: int | Int[Tensor, "batch 1"],
     mask_fraction: float | None,
     start_probability: float | None,
     span: int,
     inside: bool,
-    padded: bool,
-) -> tuple[Float[Tensor, "batch"], float]:
-    """Mean number of starts of each sample, and the largest there can be."""
+) -> tuple[Float[Tensor, "*batch 1"], float]:
+    """Mean number of starts of each sample, and the largest there is."""
     if span == tokens:
         raise UserError(f"one span of {span} hides the whole sequence of {tokens} tokens: choose a shorter span")
-    if start_probability is not None:
+    if start_probability is not None and mask_fraction is None:
         check_start_probability(start_probability)
-        return lengths.to(torch.float32) * start_probability, tokens * start_probability
-    if mask_fraction is None:
-        raise UserError("span_mask needs mask_fraction or start_probability")
-    most = starts_for_coverage(tokens, span, mask_fraction, inside)
-    if not padded:
-        return torch.full_like(lengths, most, dtype=torch.float32), most
-    return _starts_table(tokens, mask_fraction, span, inside, lengths.device)[lengths], most
+        real = torch.full((1, 1), tokens, device=key.device) if isinstance(lengths, int) else lengths
+        return torch.where(real > span, real.to(torch.float32) * start_probability, 0.0), tokens * start_probability
+    if mask_fraction is not None and start_probability is None:
+        most = starts_for_coverage(tokens, span, mask_fraction, inside)
+        if isinstance(lengths, int):
+            return torch.full((1, 1), most, device=key.device), most
+        return _starts_table(tokens, mask_fraction, span, inside, key.device)[lengths], most
+    raise UserError("span_mask needs either mask_fraction or start_probability, and not both")
 
 
 def _drawn_starts(
     key: NoiseKey,
     tokens: int,
-    starts: Float[Tensor, "batch"],
+    lengths: int | Int[Tensor, "batch 1"],
+    mean: Float[Tensor, "*batch 1"],
     most: int,
-    lengths: Int[Tensor, "batch"],
     span: int,
     inside: bool,
-    padded: bool,
 ) -> Bool[Tensor, "batch slot"]:
-    """Where spans begin: ``starts`` places (rounded at random) without replacement in each sample; ``most`` at most.
+    """Where spans begin: ``mean`` places, rounded at random to ``most`` at most, without replacement in each sample.
 
     The first k different ones of a row of independent uniform draws are a uniformly random subset of k. For more than
     half of the places those left out are drawn instead, so that few draws are repetitions.
     """
-    domain = (lengths - (span - 1) if inside else lengths) * (lengths > span)
-    count = torch.minimum((starts + key.uniform(1, STREAM_ROUNDING).squeeze(1)).floor().to(torch.int64), domain)
     places = tokens - span + 1 if inside else tokens
-    dense = padded or 2 * most > places
-    inverted = 2 * count > domain
-    wanted = torch.where(inverted, domain - count, count) if dense else count
-
-    drawn = _draws_needed(min(most, (places + 1) // 2), 0.5 if dense else most / places)
-    start = _scale(key.bits(drawn, STREAM_STARTS), domain.unsqueeze(1))
-    new = _first_draws(start, tokens).gather(1, start) == torch.arange(drawn, device=key.device)
-    taken = new & (new.cumsum(1) <= wanted.unsqueeze(1))
+    dense = not isinstance(lengths, int) or 2 * most > places
+    draws = _draws_needed(min(most, (places + 1) // 2), 0.5 if dense else most / places)
+    bits = key.bits(1 + draws, STREAM_STARTS)
+    rounding = ((bits[:, :1] >> 8) & 0xFFFFFF) * 2.0**-24
+    own_places = places if isinstance(lengths, int) else (lengths - (tokens - places)).clamp_min(0)
+    count = (mean + rounding).to(torch.int64).clamp_max(own_places)
+    start = _scale(bits[:, 1:], own_places)
+    new = _first_draws(start, tokens).gather(1, start) == torch.arange(draws, device=key.device)
+    inverted = 2 * count > own_places
+    taken = new & (new.cumsum(1) <= (torch.where(inverted, own_places - count, count) if dense else count))
     # the draws not taken go to one more column, which is cut off again
     begins = torch.zeros(len(key), tokens + 1, dtype=torch.bool, device=key.device)
     begins = begins.scatter_(1, torch.where(taken, start, tokens), True)[:, :tokens]
-    if not dense:
-        return begins
-    return (begins ^ inverted.unsqueeze(1)) & (torch.arange(tokens, device=key.device) < domain.unsqueeze(1))
+    return (begins ^ inverted) & (torch.arange(tokens, device=key.device) < own_places) if dense else begins
 
 
 def _draws_needed(distinct: int, share: float) -> int:
@@ -187,7 +193,7 @@ def _starts_table(longest: int, mask_fraction: float, span: int, inside: bool, d
     return torch.tensor(table, dtype=torch.float32, device=device)
 
 
-def _scale(bits: Int[Tensor, "batch draw"], places: Int[Tensor, "batch 1"]) -> Int[Tensor, "batch draw"]:
+def _scale(bits: Int[Tensor, "batch draw"], places: int | Int[Tensor, "batch 1"]) -> Int[Tensor, "batch draw"]:
     """Uniform whole numbers 0 ... places - 1 from 32 random bits (Lemire 2019, multiply and shift)."""
     return ((bits.to(torch.int64) & 0xFFFFFFFF) * places) >> 32
 
@@ -201,11 +207,15 @@ def _first_draws(start: Int[Tensor, "batch draw"], tokens: int) -> Int[Tensor, "
 
 
 def _unrolled(
-    ring_values: Shaped[Tensor, "batch slot"], ring: Int[Tensor, "batch 1"], span: int
+    ring_values: Shaped[Tensor, "batch slot"], ring: int | Int[Tensor, "batch 1"], span: int
 ) -> Shaped[Tensor, "batch wide"]:
     """The ``span - 1`` values before slot 0, which on a ring of ``ring`` slots are its last ones, then all values."""
-    before = torch.arange(1 - span, 0, device=ring.device) % ring
-    return torch.cat([ring_values.gather(1, before), ring_values], 1)
+    if isinstance(ring, int):
+        before = ring_values[:, ring - span + 1 :]
+    else:
+        before = torch.arange(1 - span, 0, device=ring.device) % ring.clamp_min(1)
+        before = ring_values.gather(1, before)
+    return torch.cat([before, ring_values], 1)
 
 
 def _over_window(

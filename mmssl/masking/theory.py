@@ -12,6 +12,7 @@ Span masks. Write M for the span, n for the length and k for the number of start
 """
 
 import math
+from collections.abc import Callable
 
 from mmssl.errors import UserError
 
@@ -77,7 +78,7 @@ def mean_run_length(start_probability: float, span: int) -> float:
     return span_coverage(start_probability, span) / begins
 
 
-def position_coverage(length: int, span: int, starts: float, inside: bool = False) -> list[float]:
+def position_coverage(length: int, span: int, starts: int | float, inside: bool = False) -> list[float]:
     """Probability that each position is hidden, ``starts`` (need not be whole) being the mean number of starts."""
     check_span(length, span)
     domain = _domain(length, span, inside)
@@ -87,25 +88,20 @@ def position_coverage(length: int, span: int, starts: float, inside: bool = Fals
     ]
 
 
-def expected_coverage(length: int, span: int, starts: float, inside: bool = False) -> float:
+def expected_coverage(length: int, span: int, starts: int | float, inside: bool = False) -> float:
     """Mean share of hidden positions with ``starts`` (need not be whole) starts on average."""
-    return sum(position_coverage(length, span, starts, inside)) / length
+    check_span(length, span)
+    return _over_roundings(starts, _domain(length, span, inside), lambda k: _whole_coverage(length, span, k, inside))
 
 
-def expected_runs(length: int, span: int, starts: float, inside: bool = False) -> float:
+def expected_runs(length: int, span: int, starts: int | float, inside: bool = False) -> float:
     """Mean number of runs of hidden positions in a sequence read from beginning to end.
 
     A run begins at a start without another one among the ``span`` positions before it; and at position 0 when a span
     that wrapped around covers it. Mean run length = length * :func:`expected_coverage` / runs (a ratio of means).
     """
     check_span(length, span)
-    domain = _domain(length, span, inside)
-    if inside:
-        before = [min(position, span) for position in range(domain)]
-        return _over_roundings(starts, domain, lambda k: sum(_start_after_none(domain, w, k) for w in before))
-    first = position_coverage(length, span, starts)[0]
-    window = min(span, length - 1)
-    return first + (length - 1) * _over_roundings(starts, domain, lambda k: _start_after_none(domain, window, k))
+    return _over_roundings(starts, _domain(length, span, inside), lambda k: _whole_runs(length, span, k, inside))
 
 
 def starts_for_coverage(length: int, span: int, mask_fraction: float, inside: bool = False) -> float:
@@ -138,6 +134,17 @@ def _whole_coverage(length: int, span: int, starts: int, inside: bool) -> float:
     return 1 - (2 * outer + inner) / length
 
 
+def _whole_runs(length: int, span: int, starts: int, inside: bool) -> float:
+    domain = _domain(length, span, inside)
+    if not inside:
+        # a span as long as the ring leaves no visible position before its start
+        later = (length - 1) * _start_after_none(domain, span, starts) if span < length else 0.0
+        return _whole_coverage(length, span, starts, inside) + later
+    near = min(span, domain)
+    first = sum(_start_after_none(domain, before, starts) for before in range(near))
+    return first + (domain - near) * _start_after_none(domain, span, starts)
+
+
 def _domain(length: int, span: int, inside: bool) -> int:
     return length - span + 1 if inside else length
 
@@ -149,7 +156,9 @@ def _covering(position: int, length: int, span: int, inside: bool) -> int:
 
 def _none_of(domain: int, places: int, starts: int) -> float:
     """Probability that ``starts`` draws without replacement out of ``domain`` avoid ``places`` given ones."""
-    return math.prod(max(1 - starts / (domain - place), 0.0) for place in range(places))
+    if starts > domain - places:
+        return 0.0
+    return math.prod((1 - starts / (domain - place) for place in range(places)), start=1.0)
 
 
 def _start_after_none(domain: int, places: int, starts: int) -> float:
@@ -157,7 +166,7 @@ def _start_after_none(domain: int, places: int, starts: int) -> float:
     return starts / domain * _none_of(domain - 1, places, starts - 1) if starts else 0.0
 
 
-def _over_roundings(starts: float, most: int, probability) -> float:
+def _over_roundings(starts: int | float, most: int, probability: Callable[[int], float]) -> float:
     """Mean of ``probability`` over ``starts`` rounded down or up at random with its mean kept."""
     low = min(math.floor(starts), most)
     share = starts - low if low < most else 0.0

@@ -65,7 +65,12 @@ def sincos_positions(grid: tuple[int, int], dim: int) -> Float[Tensor, "position
 def resize_positions(
     table: Float[Tensor, "position dim"], old: tuple[int, int], new: tuple[int, int]
 ) -> Float[Tensor, "new_position dim"]:
-    """Bicubic resampling of learned positions from grid ``old`` to grid ``new`` (rows x columns, never guessed)."""
+    """Bicubic resampling of learned positions from grid ``old`` to grid ``new`` (rows x columns, never guessed).
+
+    Raises UserError where the table is not of grid ``old``.
+    """
+    if table.shape[0] != old[0] * old[1]:
+        raise UserError(f"{table.shape[0]} positions are not a grid of {old[0]}x{old[1]}: give the grid they are for")
     if old == new:
         return table
     square = table.reshape(1, *old, -1).permute(0, 3, 1, 2)

@@ -53,10 +53,15 @@ class TransformerConfig:
     """Stochastic depth (Huang et al. 2016): rate at the last block, rising linearly from 0 at the first."""
 
     def __post_init__(self) -> None:
-        if self.dim % self.heads:
-            raise UserError(f"dim {self.dim} is not divisible by heads {self.heads}: choose another number of heads")
         if min(self.dim, self.depth, self.heads, self.mlp_dim) < 1:
             raise UserError(f"dim, depth, heads and mlp_dim must be at least 1, got {self}")
+        if self.dim % self.heads:
+            raise UserError(f"dim {self.dim} is not divisible by heads {self.heads}: choose another number of heads")
+        for name in ("dropout", "attention_dropout", "drop_path"):
+            if not 0 <= getattr(self, name) < 1:
+                raise UserError(f"{name} must be at least 0 and below 1, got {getattr(self, name)}")
+        if not self.norm_epsilon >= 0:
+            raise UserError(f"norm_epsilon cannot be negative, got {self.norm_epsilon}")
 
 
 def nano() -> TransformerConfig:
@@ -145,7 +150,7 @@ class Attention(nn.Module):
     def forward(
         self,
         x: Float[Tensor, "batch token dim"],
-        mask: Bool[Tensor, "batch 1 query token"] | None = None,
+        mask: Bool[Tensor, "batch 1 #query key"] | None = None,
         output: Output = None,
         shared: Float[Tensor, "batch more 3*dim"] | None = None,
     ) -> Float[Tensor, "batch query dim"]:
@@ -210,7 +215,7 @@ class Block(nn.Module):
     def forward(
         self,
         x: Float[Tensor, "batch token dim"],
-        mask: Bool[Tensor, "batch 1 query token"] | None = None,
+        mask: Bool[Tensor, "batch 1 #query key"] | None = None,
         output: Output = None,
         shared: Shared | None = None,
     ) -> Float[Tensor, "batch query dim"]:
@@ -255,14 +260,14 @@ class Transformer(nn.Module):
     def __init__(self, config: TransformerConfig) -> None:
         super().__init__()
         self.config = config
-        rates = torch.linspace(0, config.drop_path, config.depth).tolist()
-        self.blocks = nn.ModuleList(Block(config, rate) for rate in rates)
+        step = config.drop_path / max(config.depth - 1, 1)
+        self.blocks = nn.ModuleList(Block(config, step * index) for index in range(config.depth))
         self.norm = nn.LayerNorm(config.dim, config.norm_epsilon) if config.norm == "pre" else nn.Identity()
 
     def forward(
         self,
         x: Float[Tensor, "batch token dim"],
-        attention_mask: Bool[Tensor, "batch 1 query token"] | None = None,
+        attention_mask: Bool[Tensor, "batch 1 #query key"] | None = None,
         *,
         output: Output = None,
         shared: Shared | None = None,

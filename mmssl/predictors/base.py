@@ -42,9 +42,6 @@ class Predictor(nn.Module, ABC):
 
     config: Any
 
-    reveal_note: str = ""
-    """What a picture of predictions must say about anything it borrowed."""
-
     @abstractmethod
     def perturb(self, batch: Batch) -> View:
         """Hide a part."""
@@ -68,6 +65,11 @@ class Predictor(nn.Module, ABC):
     @abstractmethod
     def encode_clean(self, batch: Batch) -> dict[str, Float[Tensor, "batch dim"]]:
         """Features of the whole, unperturbed sample by name (``mean``, ``cls``): for probes and export."""
+
+    @property
+    def reveal_note(self) -> str:
+        """What a picture of predictions must say about anything it borrowed."""
+        return ""
 
     @abstractmethod
     def reveal(self, batch: Batch) -> dict[str, Tensor]:

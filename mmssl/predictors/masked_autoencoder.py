@@ -21,7 +21,7 @@ from mmssl.perturbations.fill import interpolate_hidden, push_pull
 from mmssl.predictors.base import Batch, Predictor, View
 
 DECODED_STREAM = 1
-"""Noise stream that picks the hidden patches to decode (stream 0 is the mask's)."""
+"""Noise stream that picks the hidden patches to decode; those of the samplers begin elsewhere."""
 
 
 PRESETS: dict[str, tuple[TransformerConfig, TransformerConfig]] = {
@@ -68,6 +68,8 @@ class MaskedAutoencoderConfig:
     """Fixed sine-cosine positions in the encoder (MAE), or a learned table (weights that came from ViT)."""
 
     def __post_init__(self) -> None:
+        if self.channels < 1:
+            raise UserError(f"channels must be at least 1, got {self.channels}")
         rows, columns = patch_grid(self.image_size, self.patch_size)
         hidden = hidden_count(rows * columns, self.mask_fraction)
         if not 0 < self.decoded_fraction <= 1:
@@ -77,6 +79,8 @@ class MaskedAutoencoderConfig:
         for name in ("mean", "std"):
             if len(getattr(self, name)) not in (1, self.channels):
                 raise UserError(f"{name} needs 1 or {self.channels} numbers, got {len(getattr(self, name))}")
+        if self.target == "normalized_pixels" and self.channels * self.patch_size[0] * self.patch_size[1] < 2:
+            raise UserError("a patch of one value cannot be normalised within itself: choose target pixels")
         if min(self.std) <= 0:
             raise UserError(f"std must be positive, got {self.std}: are all pictures the same colour?")
 
@@ -90,6 +94,11 @@ class MaskedAutoencoder(Predictor):
     """MAE, CrossMAE or SimMIM on pictures of any size, shape and number of channels."""
 
     name = "masked_autoencoder"
+    config: MaskedAutoencoderConfig
+    position: Tensor
+    decoder_position: Tensor
+    pixel_mean: Tensor
+    pixel_std: Tensor
 
     def __init__(self, config: MaskedAutoencoderConfig) -> None:
         super().__init__()
@@ -188,7 +197,7 @@ class MaskedAutoencoder(Predictor):
         seen = self.decoder_embedding(latent) + _rows(self.decoder_position, ids)
         table = self.mask_token + self.decoder_position[1:]
         shared = Shared(table, view["decoded_ids"])
-        if self.config.architecture == "mae":
+        if isinstance(self.decoder, Transformer):
             hidden = self.decoder(seen, output=slice(-shared.ids.shape[1], None), shared=shared)
         else:
             memory, hidden = self.memory_norm(seen), shared.rows(table)
@@ -220,7 +229,7 @@ class MaskedAutoencoder(Predictor):
         """What smooth interpolation of visible pixels would predict; it uses nothing of the hidden patches."""
         plan: MaskPlan = view["plan"]
         image = self._image(self.normalise(view["patches"]))
-        filled = interpolate_hidden(image, self._pixel_mask(plan), smoothing=2 * max(self.config.patch_size))
+        filled = interpolate_hidden(image, self._pixel_mask(plan))
         pixels = plan.take_hidden(patchify(filled, self.config.patch_size))
         return _normalise_patch(pixels) if self.config.target == "normalized_pixels" else pixels
 

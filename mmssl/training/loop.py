@@ -27,7 +27,7 @@ class Batches(Protocol):
         """Endless training batches on the device, from the given one on."""
         ...
 
-    def ids(self, step: int) -> list[str]:
+    def names(self, step: int) -> list[str]:
         """Names of the samples of a batch, for error messages."""
         ...
 
@@ -70,7 +70,7 @@ class Trainer:
         run: RunFolder,
         train: Batches,
         validation: Callable[[], Iterable[Batch]],
-        on_validate: Callable[[int], None] | None = None,
+        on_validate: Callable[[int], object] | None = None,
     ) -> None:
         """``validation()`` gives the frozen validation batches anew; ``on_validate(step)`` draws pictures, say."""
         self.predictor, self.config, self.run = predictor, config, run
@@ -136,7 +136,7 @@ class Trainer:
         rate = learning_rate_at(self.step, self.peak, config.warmup, config.steps)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
-        bad = ~torch.isfinite(norm + sums["loss"])
+        bad = ~torch.isfinite(norm + self.window["loss"])
         self.first_bad = torch.where((self.first_bad < 0) & bad, self.step, self.first_bad)
         self.window = add_sums(self.window, {"gradient_norm": norm * count})
         if self.device.type == "cpu":
@@ -152,7 +152,7 @@ class Trainer:
         factor = 1 / count
         if self.config.clip:
             factor = factor * (self.config.clip / (norm + 1e-6)).clamp(max=1.0)
-        torch._foreach_mul_(gradients, factor)
+        torch._foreach_mul_(gradients, factor)  # pyright: ignore[reportPrivateImportUsage]
         return norm
 
     def _stop_if_not_finite(self) -> None:
@@ -160,7 +160,7 @@ class Trainer:
         if step < 0:
             return
         start = step * self.config.accumulation
-        names = [name for micro in range(start, start + self.config.accumulation) for name in self.data.ids(micro)]
+        names = [name for micro in range(start, start + self.config.accumulation) for name in self.data.names(micro)]
         shown = ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
         good = self.run.checkpoints.latest()
         raise UserError(

@@ -36,7 +36,7 @@ from mmssl.evaluation.probes import PRETRAINED, RAW, UNTRAINED, ProbeReport, bal
 from mmssl.predictors.base import Batch, Predictor, View
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture(autouse=True, scope="module")
 def _one_thread() -> Iterator[None]:
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -385,16 +385,14 @@ def test_finetuning_works_with_gradients_switched_off_outside() -> None:
 
 
 def test_accuracy_of_is_the_share_of_right_answers() -> None:
-    class Oracle(nn.Module):
-        predictor = stub()
-
+    class Oracle(Classifier):
         def forward(self, batch: Mapping[str, Tensor]) -> Tensor:
             return F.one_hot(torch.from_numpy(truth)[batch["id"]], 3)
 
     samples = pictures(110, seed=0)
     truth = samples.targets.copy()  # type: ignore[union-attr]
     truth[:22] = (truth[:22] + 1) % 3
-    assert accuracy_of(Oracle(), samples) == pytest.approx(0.8)  # type: ignore[arg-type]
+    assert accuracy_of(Oracle(stub(), "mean", 24, 3), samples) == pytest.approx(0.8)
 
 
 # the whole probe
@@ -409,7 +407,7 @@ def small_probe(test: LabelledSet, **changes: Any) -> ProbeReport:
     settings = {
         "label": "edge",
         "seeds": 2,
-        "labels": (2, 12, 60, 10_000),
+        "labels": (2, 12, 10_000),
         "finetune_labels": (30,),
         "finetune_config": FinetuneConfig(steps=25, batch_size=16),
     }
@@ -431,7 +429,6 @@ def test_probe_measures_every_representation_beside_its_baselines(report: ProbeR
         expected[representation, feature, "knn", 400] = many
         expected[representation, feature, "linear", 400] = many
         expected[representation, feature, "linear", 12] = 2
-        expected[representation, feature, "linear", 60] = 2
     expected[PRETRAINED, "mean", "finetune", 30] = expected[UNTRAINED, "mean", "finetune", 30] = 2
     assert found == expected  # 2 labels are fewer than classes, 10,000 more than there are
     assert (report.train_samples, report.test_samples, report.chance) == (400, 300, pytest.approx(1 / 3))
@@ -454,7 +451,7 @@ def test_probe_agrees_with_scikit_learn_on_raw_pixels(report: ProbeReport) -> No
 
 
 def test_more_labels_help(report: ProbeReport) -> None:
-    means = [report.find(RAW, "flat", "linear", labels).mean for labels in (12, 60, 400)]
+    means = [report.find(RAW, "flat", "linear", labels).mean for labels in (12, 400)]
     assert means == sorted(means)
     result = report.find(RAW, "flat", "linear", 12)
     assert result.std == pytest.approx(np.std(result.accuracies, ddof=1))
@@ -465,18 +462,15 @@ def test_the_test_split_chooses_nothing(report: ProbeReport) -> None:
     """With the test labels turned round, every right answer becomes wrong and nothing else changes."""
     samples = pictures(300, seed=1)
     turned = LabelledSet(samples.batches, (samples.targets + 1) % 3, samples.names)
-    other = small_probe(turned)
-    for one, two in zip(report.results, other.results, strict=True):
+    other = small_probe(turned, labels=(12,), finetune_labels=())
+    for two in other.results:
+        one = report.find(two.representation, two.feature, two.method, two.labels)
         assert one.l2 == two.l2
         for right, wrong in zip(one.accuracies, two.accuracies, strict=True):
             assert right + wrong <= 1 + 1e-6
 
 
-def test_probe_is_repeatable(report: ProbeReport) -> None:
-    assert small_probe(pictures(300, seed=1)).to_dict() == report.to_dict()
-
-
-def test_without_finetuning(report: ProbeReport) -> None:
+def test_probe_is_repeatable_and_finetuning_can_be_left_out(report: ProbeReport) -> None:
     lean = small_probe(pictures(300, seed=1), finetune_labels=())
     assert [r for r in report.results if r.method != "finetune"] == lean.results
 
@@ -496,7 +490,7 @@ def test_report_as_table_json_and_figure(report: ProbeReport, tmp_path: Path) ->
     console = Console(record=True, width=140, file=open("/dev/null", "w"))  # noqa: SIM115
     print_report(report, console)
     text = console.export_text()
-    result = report.find(PRETRAINED, "mean", "linear", 60)
+    result = report.find(PRETRAINED, "mean", "linear", 12)
     assert f"{100 * result.mean:.1f} ± {100 * result.std:.1f}" in text  # type: ignore[operator]
     for word in ("'edge'", "20 nearest neighbours", "from scratch", "raw input", "all 400", "chance 33.3"):
         assert word in text
@@ -504,7 +498,7 @@ def test_report_as_table_json_and_figure(report: ProbeReport, tmp_path: Path) ->
     assert numbers.name == "probe-edge.json"
     data = json.loads(numbers.read_text())
     assert data["names"] == ["round", "flat", "sharp"]
-    row = next(r for r in data["results"] if r["method"] == "linear" and r["labels"] == 60)
+    row = next(r for r in data["results"] if r["method"] == "linear" and r["labels"] == 12)
     assert row["mean"] == pytest.approx(sum(row["accuracies"]) / 2)
     with Image.open(figure) as image:
         assert image.size[0] > 600

@@ -2,8 +2,10 @@
 
 import hashlib
 import math
+import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -146,7 +148,7 @@ def test_epoch_seed_and_id_change_the_mask(case):
 
 
 RESTART = """
-import hashlib, sys
+import sys
 sys.path.insert(0, {here!r})
 from test_samplers import fingerprint
 print(fingerprint())
@@ -166,13 +168,13 @@ def fingerprint():
 def test_same_bits_after_a_restart():
     """In a new process, under another hash seed and another number of threads."""
     torch.rand(7)
-    here = __file__.rsplit("/", 1)[0]
+    here = str(Path(__file__).parent)
     child = subprocess.run(
         [sys.executable, "-c", RESTART.format(here=here)],
         capture_output=True,
         text=True,
         check=True,
-        env={"PYTHONHASHSEED": "123", "OMP_NUM_THREADS": "1", "PYTHONPATH": ":".join(sys.path)},
+        env=os.environ | {"PYTHONHASHSEED": "123", "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)},
     )
     assert child.stdout.strip() == fingerprint()
 

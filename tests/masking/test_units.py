@@ -47,7 +47,9 @@ def test_law_equals_the_enumeration_of_all_orders(sizes, fraction, padded):
     units = torch.repeat_interleave(torch.arange(len(sizes)) * 7 + 100, torch.tensor(sizes)).expand(draws, tokens)
     valid = None
     if padded:  # special tokens before, between and after
-        units = torch.cat([units[:, :1], units[:, : sizes[0]], units[:, :1] * 0, units[:, sizes[0] :], units[:, -1:]], 1)
+        units = torch.cat(
+            [units[:, :1], units[:, : sizes[0]], units[:, :1] * 0, units[:, sizes[0] :], units[:, -1:]], 1
+        )
         valid = torch.ones(draws, tokens + 3, dtype=torch.bool)
         valid[:, [0, sizes[0] + 1, -1]] = False
     hidden = unit_mask(key_of(draws), units.shape[1], fraction, units=units, valid=valid)

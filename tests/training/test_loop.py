@@ -238,7 +238,7 @@ def test_an_existing_run_is_not_overwritten(tmp_path):
 def test_not_a_number_names_step_samples_and_checkpoint(tmp_path):
     trainer, checkpoint = make_trainer(Config(out=tmp_path / "run", **DEFAULTS))
     original = trainer.data.batches
-    expected = trainer.data.ids(6)
+    expected = trainer.data.names(6)
 
     def poisoned(start):
         for index, batch in enumerate(original(start)):

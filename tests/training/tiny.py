@@ -41,7 +41,7 @@ class Pictures:
             yield {"id": ids, "epoch": epochs, "image": self.images[ids]}
             step += 1
 
-    def ids(self, step: int) -> list[str]:
+    def names(self, step: int) -> list[str]:
         return [f"picture-{index}" for index in self.order.batch(step)[0]]
 
     def frozen(self) -> Iterator[Batch]:

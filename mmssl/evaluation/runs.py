@@ -1,0 +1,70 @@
+"""A run folder and data, brought together for looking and measuring."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from mmssl.config import read_json
+from mmssl.data import ImageLoader, ImageSource, centre_crops, open_images
+from mmssl.errors import UserError
+from mmssl.evaluation.features import LabelledSet, to_device
+from mmssl.evaluation.probe_report import print_report, save_report
+from mmssl.evaluation.probes import ProbeReport, probe
+from mmssl.predictors import load_predictor
+from mmssl.predictors.base import Batch, Predictor
+
+
+def split_images(
+    data: str, channels: int, held_out: Sequence[str] = ("val", "test")
+) -> tuple[ImageSource, ImageSource]:
+    """Pictures to learn from, and pictures held out.
+
+    The latter are the first of the splits ``held_out`` that the data has; a data set without splits keeps back 5 % as
+    val (see :func:`mmssl.data.images.hold_out`).
+    """
+    splits = open_images(data, channels=channels).splits
+    name = next((name for name in held_out if name in splits), None)
+    if name is None or "train" not in splits:
+        raise UserError(f"{data} needs a train and a val (or test) part, it has {', '.join(splits) or 'none'}")
+    return open_images(data, split="train", channels=channels), open_images(data, split=name, channels=channels)
+
+
+def frozen_loader(source: ImageSource, predictor: Predictor, workers: int = 0) -> ImageLoader:
+    """Centre crops of the size that the predictor was trained on."""
+    return ImageLoader(
+        source, size=predictor.config.image_size, batch_size=256, seed=0, workers=workers, device=predictor.device
+    )
+
+
+def held_out_batch(run: Path, predictor: Predictor, data: str | None, first: int, count: int) -> Batch:
+    """``count`` held-out pictures from ``first`` on; of ``data``, or of the data that the run was trained on."""
+    if count < 1 or first < 0:
+        raise UserError(f"--count must be at least 1 and --first not negative, got {count} and {first}")
+    where: str = data or read_json(run / "config.json")["config"]["data"]
+    _, source = split_images(where, predictor.config.channels)
+    if first >= len(source):
+        raise UserError(f"--first {first} is beyond the {len(source)} held-out pictures of {where}")
+    chosen = range(first, min(first + count, len(source)))
+    return to_device(centre_crops(source, chosen, predictor.config.image_size), predictor.device)
+
+
+def probe_run(
+    run: Path, data: str, label: str | None, seeds: int, finetune_labels: Sequence[int], out: Path, workers: int = 2
+) -> ProbeReport:
+    """Probe the model of a run on labelled pictures: prints the table, writes ``probe.json`` and a figure."""
+    predictor = load_predictor(run)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    predictor.to(device)
+    parts = []
+    for source in split_images(data, predictor.config.channels, held_out=("test", "val")):
+        loader = frozen_loader(source, predictor, workers)
+        parts.append(LabelledSet(lambda loader=loader: loader.frozen(256), *source.labels(label)))
+    report = probe(
+        predictor, *parts, label=label, seeds=seeds, finetune_labels=finetune_labels,
+        say=lambda line: print(f"... {line}", flush=True),
+    )  # fmt: skip
+    print_report(report)
+    for file in save_report(report, out):
+        print(file)
+    return report

@@ -1,0 +1,150 @@
+"""Trained weights in our terms, wherever they were written: by us, by transformers or by timm."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from jaxtyping import Float
+from torch import Tensor
+
+from mmssl.config import from_dict, read_json
+from mmssl.errors import UserError
+from mmssl.interchange.hub import locate
+from mmssl.interchange.names import Weights
+from mmssl.nn.patches import sincos_positions
+from mmssl.nn.transformer import TransformerConfig
+from mmssl.predictors.base import read_safetensors
+from mmssl.predictors.masked_autoencoder import MaskedAutoencoderConfig
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """An encoder of images, perhaps with the decoder that it was trained with."""
+
+    path: Path
+    """Where it was read from."""
+    kind: str
+    """What it is, for people."""
+    weights: Weights
+    """Encoder under our names: ``patch_embedding``, ``cls_token``, ``encoder``; without positions."""
+    position: Float[Tensor, "position dim"]
+    """Positions of the patches, row by row; none for cls."""
+    grid: tuple[int, int] | None
+    """Rows and columns of patches; None where the source does not say."""
+    patch_size: tuple[int, int]
+    """Height and width of a patch in pixels."""
+    channels: int
+    """Channels of the pictures."""
+    encoder: TransformerConfig
+    """Shape of the encoder."""
+    heads_assumed: bool = False
+    """The source does not say its number of heads; 64 dimensions each, as published ViTs have it, is a guess."""
+    mean: tuple[float, ...] | None = None
+    """Mean of the pictures by channel on the scale 0..1 that inputs were normalised with; None where unknown."""
+    std: tuple[float, ...] | None = None
+    """Standard deviation, likewise."""
+    architecture: str | None = None
+    """Which of our architectures the decoder belongs to; None without a decoder."""
+    decoder: TransformerConfig | None = None
+    """Shape of the decoder."""
+    decoder_weights: Weights | None = None
+    """Decoder and whatever else is not the encoder, under our names."""
+    no_decoder: str = "there is none"
+    """Why there are no decoder weights, where there are none."""
+    target: str | None = None
+    """What the decoder was trained to predict: ``normalized_pixels`` or ``pixels``."""
+
+    def positions_are_sincos(self, grid: tuple[int, int]) -> bool:
+        """Whether the positions are MAE's fixed ones on this grid, to the rounding of single precision."""
+        dim = self.position.shape[1]
+        if dim % 4 or self.position.shape[0] != grid[0] * grid[1]:
+            return False
+        return bool((self.position - sincos_positions(grid, dim)).abs().max() < 1e-5)
+
+
+def read_checkpoint(where: str | Path) -> Checkpoint:
+    """Read weights of ours, of transformers (ViT-MAE, ViT) or of timm (VisionTransformer).
+
+    ``where``: a folder, a safetensors file, or the name of a model on the Hugging Face hub. Nothing pickled is read.
+    Raises UserError where there are no such weights, or where the model has parts that our trunk has not.
+    """
+    from mmssl.interchange.readers import bare_timm_checkpoint, timm_checkpoint, transformers_checkpoint
+
+    path = locate(where)
+    if path.is_file():
+        if path.suffix != ".safetensors":
+            raise UserError(f"{path} is not a .safetensors file: give one, or the folder of a model")
+        folder, file = path.parent, path
+    else:
+        folder = path / "model" if (path / "model" / "config.json").is_file() else path
+        file = _weights_file(folder)
+    if not (folder / "config.json").is_file():
+        if path.is_file():
+            return bare_timm_checkpoint(path, read_weights(file))
+        raise UserError(f"{folder} has no config.json beside its weights: copy the one that belongs to them there")
+    config = read_json(folder / "config.json")
+    if "predictor" in config:
+        return _our_checkpoint(path, config, read_weights(file))
+    if "model_type" in config:
+        return transformers_checkpoint(path, folder, config, read_weights(file))
+    if "architecture" in config:
+        return timm_checkpoint(path, folder, config, read_weights(file))
+    raise UserError(f"{folder / 'config.json'} is none of mmssl, transformers or timm: give a folder that is")
+
+
+def _weights_file(folder: Path) -> Path:
+    for name in ("model.safetensors", "model.safetensors.index.json"):
+        if (folder / name).is_file():
+            return folder / name
+    files = sorted(folder.glob("*.safetensors"))
+    if len(files) == 1:
+        return files[0]
+    if files:
+        raise UserError(f"{folder} holds {len(files)} safetensors files: give the path of one")
+    pickled = next((file.name for suffix in ("bin", "pt", "pth", "ckpt") for file in folder.glob(f"*.{suffix}")), None)
+    if pickled:
+        raise UserError(
+            f"{folder} holds its weights only as {pickled}, a pickle, which can run code when opened and is not read: "
+            "load it with the library that wrote it and save it as safetensors "
+            "(transformers: ViTMAEForPreTraining.from_pretrained(NAME).save_pretrained(DIR))"
+        )
+    if (folder / "checkpoints").is_dir():
+        raise UserError(f"{folder} is a run that has saved no model yet: let it reach its first checkpoint")
+    raise UserError(f"{folder} holds no model.safetensors: give a run, or a timm or transformers folder")
+
+
+def read_weights(file: Path) -> Weights:
+    """Tensors of a safetensors file, or of all files that its index names, in single precision."""
+    if file.suffix == ".json":
+        names = sorted(set(read_json(file).get("weight_map", {}).values()))
+        weights = {key: value for name in names for key, value in read_safetensors(file.parent / name).items()}
+    else:
+        weights = read_safetensors(file)
+    return {name: tensor.float() for name, tensor in weights.items()}
+
+
+_ENCODER = ("patch_embedding.", "cls_token", "encoder.")
+
+
+def _our_checkpoint(path: Path, data: dict[str, Any], weights: Weights) -> Checkpoint:
+    if data["predictor"] != "masked_autoencoder":
+        raise UserError(f"{path} is a {data['predictor']}, not an image encoder: give a masked_autoencoder")
+    data = {key: value for key, value in data.items() if key != "predictor"}
+    config = from_dict(MaskedAutoencoderConfig, data, f"{path}: config.json")
+    position = weights.pop("position", None)
+    return Checkpoint(
+        path=path,
+        kind="mmssl",
+        weights={name: tensor for name, tensor in weights.items() if name.startswith(_ENCODER)},
+        position=sincos_positions(config.grid, config.encoder.dim) if position is None else position,
+        grid=config.grid,
+        patch_size=config.patch_size,
+        channels=config.channels,
+        encoder=config.encoder,
+        mean=config.mean,
+        std=config.std,
+        architecture=config.architecture,
+        decoder=config.decoder,
+        decoder_weights={name: tensor for name, tensor in weights.items() if not name.startswith(_ENCODER)},
+        target=config.target,
+    )

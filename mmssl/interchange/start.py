@@ -1,0 +1,209 @@
+"""Starting from trained weights: first the config of the model is fitted to them, then they are loaded."""
+
+from collections.abc import Collection
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mmssl.errors import UserError
+from mmssl.interchange.checkpoint import Checkpoint, read_checkpoint
+from mmssl.interchange.names import Weights
+from mmssl.nn.patches import resize_positions, sincos_positions
+from mmssl.nn.transformer import TransformerConfig
+from mmssl.predictors.masked_autoencoder import MaskedAutoencoder, MaskedAutoencoderConfig
+
+_SHAPE = ("dim", "depth", "heads", "mlp_dim", "norm", "norm_epsilon")
+"""What of a trunk its weights were trained with; dropout and stochastic depth are the new run's own affair."""
+
+_DECODER = ("mask_token", "decoder_embedding.", "memory_norm.", "decoder.", "decoder_norm.", "head.")
+"""Names of everything that is not the encoder."""
+
+
+def adapt_config(
+    config: MaskedAutoencoderConfig, where: str | Path, keep_patch_size: bool = False
+) -> MaskedAutoencoderConfig:
+    """The config, changed so that the weights in ``where`` fit: trunk shapes, norm epsilon, patch size, positions.
+
+    What the data and the flags decide stays: image size, channels, mean and standard deviation, mask, objective,
+    dropout. The decoder's shape is taken over where the weights hold a decoder of the same architecture.
+
+    ``keep_patch_size``: the user has asked for this patch size; weights of another one are an error then.
+
+    Raises UserError for that, for other channels, for a patch that does not divide the image, and for whatever
+    :func:`mmssl.interchange.checkpoint.read_checkpoint` refuses.
+    """
+    source = read_checkpoint(where)
+    _check_channels(source, config)
+    if keep_patch_size and source.patch_size != config.patch_size:
+        raise UserError(
+            f"{source.path} cuts patches of {_size(source.patch_size)}, asked for are {_size(config.patch_size)}: "
+            "leave --patch-size out, or choose other weights"
+        )
+    changes: dict[str, Any] = {"patch_size": source.patch_size, "encoder": _encoder_for(source, config)}
+    if source.decoder is not None and source.architecture == config.architecture != "simmim":
+        changes["decoder"] = _taken_over(config.decoder, source.decoder)
+    adapted = replace(config, **changes)
+    if config.positions == "sincos" and not source.positions_are_sincos(_grid_of(source, adapted)):
+        adapted = replace(adapted, positions="learned")
+    return adapted
+
+
+def _taken_over(own: TransformerConfig, other: TransformerConfig) -> TransformerConfig:
+    return replace(own, **{name: getattr(other, name) for name in _SHAPE})
+
+
+def _encoder_for(source: Checkpoint, config: MaskedAutoencoderConfig) -> TransformerConfig:
+    encoder = _taken_over(config.encoder, source.encoder)
+    if source.heads_assumed:
+        if all(getattr(encoder, name) == getattr(config.encoder, name) for name in _SHAPE if name != "heads"):
+            return config.encoder
+        if encoder.dim % 64:
+            raise UserError(
+                f"{source.path} does not say how many heads its {encoder.dim} dimensions are split into: "
+                "put the config.json that belongs to it into the same folder"
+            )
+    return encoder
+
+
+def _grid_of(source: Checkpoint, config: MaskedAutoencoderConfig) -> tuple[int, int]:
+    if source.grid is not None:
+        return source.grid
+    if source.position.shape[0] == config.grid[0] * config.grid[1]:
+        return config.grid
+    raise UserError(
+        f"{source.path} does not say how its {source.position.shape[0]} positions lie in rows and columns: put the "
+        "config.json that belongs to it into the same folder, or choose the image size that it was trained with"
+    )
+
+
+def _check_channels(source: Checkpoint, config: MaskedAutoencoderConfig) -> None:
+    if source.channels != config.channels:
+        raise UserError(
+            f"{source.path} takes {source.channels} channels, this model {config.channels}: "
+            f"set channels to {source.channels}"
+        )
+
+
+def load_initial_weights(predictor: MaskedAutoencoder, where: str | Path) -> str:
+    """Load trained weights into a predictor; returns a line that says what was loaded and what was left as it was.
+
+    The encoder is always loaded whole; the decoder where it is of the same architecture and shape. Learned positions
+    are resized from the source's grid (bicubic), fixed ones belong to the new grid already. Where the source
+    normalised its pictures with another mean and standard deviation, the patch embedding (and, for plain pixels, the
+    head) absorbs the change, so that the loaded encoder computes from this data's pictures what it did before.
+
+    Raises UserError where weights and model do not fit, saying what to set; :func:`adapt_config` sets it.
+    """
+    source, config = read_checkpoint(where), predictor.config
+    _check_fit(source, config)
+    weights = dict(source.weights)
+    said, new, fresh = [f"encoder {config.encoder.depth} x {config.encoder.dim}"], [], []
+    if "encoder.norm.weight" not in weights:
+        new.append("the encoder's last norm")
+        fresh.append("encoder.norm.")
+    part = "decoder" if config.architecture != "simmim" else "pixel head"
+    no_decoder = _no_decoder(source, config)
+    if no_decoder or source.decoder_weights is None:
+        new.append(f"the {part} ({no_decoder})")
+        fresh += _DECODER
+    else:
+        weights |= source.decoder_weights
+        said.append(part)
+    said += _load_positions(source, predictor, weights)
+    said += _rescale_inputs(source, predictor, weights)
+    _load(source, predictor, weights, fresh)
+    if source.heads_assumed:
+        said.append(f"{config.encoder.heads} heads are an assumption")
+    if not no_decoder and source.target != config.target:
+        said.append(f"the decoder was trained for {source.target}")
+    return f"init {where} ({source.kind}): {', '.join(said)}" + (f"; new: {' and '.join(new)}" if new else "")
+
+
+def _check_fit(source: Checkpoint, config: MaskedAutoencoderConfig) -> None:
+    _check_channels(source, config)
+    if source.patch_size != config.patch_size:
+        raise UserError(
+            f"{source.path} cuts patches of {_size(source.patch_size)}, this model of {_size(config.patch_size)}: "
+            f"set patch_size to {source.patch_size}"
+        )
+    encoder = _encoder_for(source, config)
+    for name in _SHAPE:
+        theirs, ours = getattr(encoder, name), getattr(config.encoder, name)
+        if theirs != ours:
+            raise UserError(f"{source.path} has an encoder of {name} {theirs}, this model {ours}: set it to {theirs}")
+    if config.positions == "sincos" and not source.positions_are_sincos(_grid_of(source, config)):
+        raise UserError(f"{source.path} has learned positions, this model fixed ones: set positions to 'learned'")
+
+
+def _size(pair: tuple[int, int]) -> str:
+    return f"{pair[0]}x{pair[1]}"
+
+
+def _no_decoder(source: Checkpoint, config: MaskedAutoencoderConfig) -> str:
+    """Why the source's decoder (of SimMIM: its pixel head) cannot be taken over; empty where it can."""
+    if source.decoder_weights is None or source.decoder is None:
+        return source.no_decoder
+    if source.architecture != config.architecture:
+        return f"it is of {source.architecture}"
+    if config.architecture != "simmim" and _taken_over(config.decoder, source.decoder) != config.decoder:
+        return "it is of another shape"
+    return ""
+
+
+def _load_positions(source: Checkpoint, predictor: MaskedAutoencoder, weights: Weights) -> list[str]:
+    config = predictor.config
+    grid = _grid_of(source, config)
+    fixed = source.positions_are_sincos(grid)
+    if config.positions == "sincos":
+        return []
+    if grid == config.grid:
+        weights["position"] = source.position
+        return []
+    if fixed:
+        weights["position"] = sincos_positions(config.grid, config.encoder.dim)
+        return []
+    weights["position"] = resize_positions(source.position, grid, config.grid)
+    return [f"positions resized from {_size(grid)} to {_size(config.grid)} patches"]
+
+
+def _rescale_inputs(source: Checkpoint, predictor: MaskedAutoencoder, weights: Weights) -> list[str]:
+    """Fold the change of mean and standard deviation into the layers that touch pixels.
+
+    A pixel p enters as (p - m) / s. With m', s' the source's and m, s ours, (p - m') / s' = r * (p - m) / s + o, where
+    r = s / s' and o = (m - m') / s'.
+    """
+    if source.mean is None or source.std is None:
+        return ["the source does not say its mean and standard deviation"]
+    config = predictor.config
+
+    def per_pixel(values: tuple[float, ...]) -> Tensor:
+        by_channel = torch.tensor(values, dtype=torch.float64).expand(config.channels)
+        return by_channel.repeat(config.patch_size[0] * config.patch_size[1])
+
+    mean, std, their_mean, their_std = map(per_pixel, (config.mean, config.std, source.mean, source.std))
+    if torch.equal(mean, their_mean) and torch.equal(std, their_std):
+        return []
+    ratio, offset = std / their_std, (mean - their_mean) / their_std
+    weight = weights["patch_embedding.weight"].double()
+    weights["patch_embedding.weight"] = (weight * ratio).float()
+    weights["patch_embedding.bias"] = (weights["patch_embedding.bias"].double() + weight @ offset).float()
+    if "head.weight" in weights and source.target == config.target == "pixels":
+        weights["head.weight"] = (weights["head.weight"].double() / ratio[:, None]).float()
+        weights["head.bias"] = ((weights["head.bias"].double() - offset) / ratio).float()
+    return ["pixel scale changed to this data's mean and standard deviation"]
+
+
+def _load(source: Checkpoint, predictor: MaskedAutoencoder, weights: Weights, fresh: Collection[str]) -> None:
+    """Load strictly: every tensor fits, and none is missing but those whose names begin with one of ``fresh``."""
+    own = predictor.state_dict()
+    missing = sorted(name for name in own.keys() - weights.keys() if not name.startswith(tuple(fresh)))
+    wrong = sorted(name for name, tensor in weights.items() if name not in own or own[name].shape != tensor.shape)
+    if missing or wrong:
+        raise UserError(
+            f"{source.path}: weights and config.json do not belong together (first difference: "
+            f"{(missing + wrong)[0]}): use the config.json that was saved with the weights"
+        )
+    predictor.load_state_dict(weights, strict=False)
