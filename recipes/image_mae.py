@@ -30,9 +30,10 @@ from mmssl.training.config import RunConfig
 from mmssl.training.loop import Trainer
 from mmssl.training.run import RunFolder, choose_device, parse_flags, say_start
 
-LEARNING_RATE = {"nano": 2e-3, "tiny": 1.5e-3, "small": 1e-3, "base": 6e-4, "large": 6e-4}
-"""Peak rate at 256 samples a step; it grows with the square root of the batch, as suits Adam (Malladi et al. 2022).
-Base and large meet the paper's 2.4e-3 at its batch of 4096 (He et al. 2022, table 8); the others are ours."""
+LEARNING_RATE = {192: 2e-3, 384: 1e-3, 768: 6e-4}
+"""Peak rate at 256 samples a step by width of the encoder; it grows with the square root of the batch, as suits Adam
+(Malladi et al. 2022). From 768 on it meets the paper's 2.4e-3 at its batch of 4096 (He et al. 2022, table 8); for
+narrower encoders it is our choice."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,13 +99,17 @@ def default_patch(size: tuple[int, int]) -> tuple[int, int]:
     return edge, edge
 
 
+def default_learning_rate(model: MaskedAutoencoderConfig, batch_size: int) -> float:
+    """By the width of the encoder, which --init may have changed from the preset's."""
+    width = max((dim for dim in LEARNING_RATE if dim <= model.encoder.dim), default=min(LEARNING_RATE))
+    return LEARNING_RATE[width] * math.sqrt(batch_size / 256)
+
+
 def pretrain(config: Config) -> Path:
     """Run the recipe; returns the run folder."""
     device = choose_device(config.device)
     if config.preset not in PRESETS:
         raise UserError(f"--preset {config.preset} is unknown: choose one of {', '.join(PRESETS)}")
-    if config.learning_rate is None:
-        config = replace(config, learning_rate=LEARNING_RATE[config.preset] * math.sqrt(config.batch_size / 256))
     run = RunFolder(config.out, config.keep_checkpoints)
 
     # data
@@ -120,8 +125,11 @@ def pretrain(config: Config) -> Path:
     # predictor
     torch.manual_seed(config.seed)
     model = describe_model(config, size, patch, loader)
-    if config.init:
-        model = adapt_config(model, config.init)
+    if config.init and not config.resume:
+        model = adapt_config(model, config.init, keep_patch_size=config.patch_size is not None)
+    elif config.init and run.config_file.is_file():  # the folder of --init may be gone by now
+        model = run.saved_predictor(MaskedAutoencoderConfig)
+    config = replace(config, learning_rate=config.learning_rate or default_learning_rate(model, config.batch_size))
     predictor = MaskedAutoencoder(model).to(device)
     data = {"fingerprint": train_images.fingerprint(), "train": len(loader), "val": len(val_loader)}
     checkpoint = run.start(config, {"predictor": predictor.name, **to_dict(predictor.config)}, data)

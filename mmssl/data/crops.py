@@ -11,6 +11,7 @@ Draws come from :class:`mmssl.masking.NoiseKey`: a crop is a function of (seed, 
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -115,7 +116,7 @@ def box_reduction(height: int, width: int, size: tuple[int, int]) -> int:
 
 
 def cut_and_resize(
-    image: UInt8[Tensor, "channel height width"], box: tuple[int, int, int, int], flip: bool, size: tuple[int, int]
+    image: UInt8[Tensor, "channel height width"], box: Sequence[int], flip: bool, size: tuple[int, int]
 ) -> UInt8[Tensor, "channel out_height out_width"]:
     """Cut (top, left, height, width) from an image and resize it: bilinear, antialiased."""
     top, left, height, width = box

@@ -41,6 +41,6 @@ def read_jpeg_header(raw: bytes) -> JpegHeader | None:
         elif marker == _START_OF_SCAN:
             if frame is None:
                 return None
-            return JpegHeader(*frame, exif=exif, ends=raw.find(b"\xff\xd9", position) >= 0)
+            return JpegHeader(*frame, exif=exif, ends=raw.rfind(b"\xff\xd9", position) >= 0)
         position += 2 + length
     return None

@@ -21,7 +21,7 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from jaxtyping import Float64, Int64
+from jaxtyping import Float64, Int64, Real
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
@@ -222,9 +222,9 @@ class ImageLoader:
 
 
 def mean_std_of_levels(
-    levels: Int64[np.ndarray, "channel 256"],
+    levels: Real[np.ndarray, "channel 256"],
 ) -> tuple[Float64[np.ndarray, " channel"], Float64[np.ndarray, " channel"]]:
-    """Mean and (population) standard deviation in [0, 1] from the number of pixels at each of the 256 levels."""
+    """Mean and (population) standard deviation in [0, 1] from the number (or share) of pixels at each level."""
     share = levels / levels.sum(axis=1, keepdims=True)
     values = np.arange(256) / 255
     mean = share @ values

@@ -12,7 +12,7 @@ import threading
 import zlib
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any, BinaryIO, Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 from mmssl.data.media import EXTENSIONS, ImageError, Limits, read_bytes
 from mmssl.errors import UserError
@@ -118,7 +118,7 @@ class TarStore:
     def __init__(self, path: Path, unpacked_limit: int = UNPACKED_LIMIT) -> None:
         self.path, self._unpacked_limit = path, unpacked_limit
         self._lock = threading.Lock()
-        self._file: BinaryIO | None = None
+        self._file: io.BufferedReader | io.BytesIO | None = None
         self._process = -1
         self._unpacked: bytes | None = None
         try:
@@ -148,7 +148,7 @@ class TarStore:
             raise tarfile.ReadError("it ends inside a file")
         return [member for member in members if not _hidden(member.name)]
 
-    def _open(self) -> BinaryIO:
+    def _open(self) -> io.BufferedReader | io.BytesIO:
         if not self._compressed:
             return self.path.open("rb")
         if self._unpacked is None:

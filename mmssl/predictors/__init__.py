@@ -18,7 +18,7 @@ def predictor_from_config(data: dict, where: str) -> Predictor:
     """A freshly initialised predictor from the dict of its config.json."""
     data = dict(data)
     name = data.pop("predictor", None)
-    if name not in PREDICTORS:
+    if not isinstance(name, str) or name not in PREDICTORS:
         raise UserError(f"{where}: predictor '{name}' is unknown; known are {', '.join(PREDICTORS)}")
     module, predictor, config = PREDICTORS[name]
     module = import_module(module)

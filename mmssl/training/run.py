@@ -19,6 +19,7 @@ from mmssl.training.checkpoint import Checkpoints, replace_file
 from mmssl.training.config import SPEED_ONLY, RunConfig
 
 C = TypeVar("C", bound=RunConfig)
+P = TypeVar("P")
 
 
 def parse_flags(config_class: type[C], arguments: Sequence[str] | None = None) -> C:
@@ -73,6 +74,12 @@ class RunFolder:
     def reveal(self) -> Path:
         """Pictures."""
         return self.path / "reveal"
+
+    def saved_predictor(self, config_class: type[P]) -> P:
+        """Config of the predictor that this run trains."""
+        saved = dict(read_json(self.config_file)["predictor"])
+        saved.pop("predictor", None)
+        return from_dict(config_class, saved, str(self.config_file))
 
     def start(self, config: RunConfig, predictor: dict[str, Any], data: dict[str, Any]) -> Path | None:
         """Open the folder for a new run, or for resuming; returns the checkpoint to resume from.

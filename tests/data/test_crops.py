@@ -60,7 +60,7 @@ def test_when_no_aspect_fits_the_nearest_one_is_taken() -> None:
 
 
 def test_the_whole_image_when_everything_is_asked_for() -> None:
-    boxes = drawn(CropLaw((32, 32), scale=(1, 1), ratio=(1, 1), flip=False), 50, 64, 64)
+    boxes = drawn(CropLaw((32, 32), scale=(1.0, 1.0), ratio=(1.0, 1.0), flip=False), 50, 64, 64)
     assert (boxes.height == 64).all()
     assert (boxes.width == 64).all()
     assert not boxes.flip.any()

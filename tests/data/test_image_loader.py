@@ -129,7 +129,7 @@ def test_the_crop_is_the_box_of_the_law(photos: Path) -> None:
 
 def test_full_images_pass_untouched(tmp_path: Path) -> None:
     write_folder(tmp_path / "square", 5, (16, 16))
-    loader = make(tmp_path / "square", scale=(1, 1), ratio=(1, 1), flip=False)
+    loader = make(tmp_path / "square", scale=(1.0, 1.0), ratio=(1.0, 1.0), flip=False)
     for batch in take(loader, 3):
         for index, image in zip(batch["id"], batch["image"], strict=True):
             assert np.array_equal(image.permute(1, 2, 0), smooth(16, 16, int(index)))

@@ -19,7 +19,7 @@ def square(index: int) -> int:
 @pytest.mark.parametrize("workers", [0, 1, 3])
 @pytest.mark.parametrize("count", [0, 1, 64, 200])
 def test_every_file_gets_its_result_or_its_reason(workers: int, count: int) -> None:
-    results = dict(map_files(square, range(count), workers=workers, seconds=5))
+    results = dict(map_files(square, range(count), workers=workers, seconds=5.0))
     assert sorted(results) == list(range(count))
     for index, result in results.items():
         if index % 10 == 3:
@@ -36,7 +36,7 @@ def test_a_crash_costs_one_file() -> None:
             os.kill(os.getpid(), signal.SIGKILL)
         return index
 
-    results = dict(map_files(fragile, range(100), workers=2, seconds=5))
+    results = dict(map_files(fragile, range(100), workers=2, seconds=5.0))
     assert {index for index, result in results.items() if result != index} == {5, 70}
     assert results[5].reason == "the decoder crashed (signal 9)"
 
@@ -70,7 +70,7 @@ def test_an_abandoned_pool_leaves_no_process() -> None:
         time.sleep(0.05)
         return os.getpid()
 
-    results = map_files(slow, range(1000), workers=2, seconds=5)
+    results = map_files(slow, range(1000), workers=2, seconds=5.0)
     process = next(results)[1]
     results.close()
     with pytest.raises(ProcessLookupError):
@@ -83,4 +83,4 @@ def test_other_errors_of_a_worker_are_told_apart_from_files() -> None:
         raise RuntimeError("a mistake of ours")
 
     with pytest.raises(RuntimeError, match="a mistake of ours"):
-        list(map_files(wrong, range(4), workers=2, seconds=5))
+        list(map_files(wrong, range(4), workers=2, seconds=5.0))

@@ -289,11 +289,3 @@ def test_the_gpu_gives_what_the_cpu_gives(norm):
     torch.testing.assert_close(trunk(x.cuda()).cpu(), expected, rtol=1e-4, atol=1e-4)
     on_gpu = trunk(x.cuda(), padding_mask(valid.cuda())).cpu()
     torch.testing.assert_close(on_gpu[valid], padded[valid], rtol=1e-4, atol=1e-4)
-
-
-@pytest.mark.gpu
-@NORMS
-def test_compiling_changes_nothing(norm):
-    trunk = make(norm).float().cuda()
-    x = tokens(3, 8, 16).float().cuda()
-    torch.testing.assert_close(torch.compile(trunk)(x), trunk(x), rtol=1e-4, atol=1e-4)

@@ -54,7 +54,5 @@ def hidden_pixels(model: MaskedAutoencoder, batch: dict[str, Tensor]) -> Tensor:
 
 def scrambled(batch: dict[str, Tensor], where: Tensor) -> dict[str, Tensor]:
     """The batch with other noise in the pixels that ``where`` marks."""
-    noise = torch.randint(
-        0, 256, batch["image"].shape, generator=torch.Generator().manual_seed(99), dtype=torch.uint8
-    )
+    noise = torch.randint(0, 256, batch["image"].shape, generator=torch.Generator().manual_seed(99), dtype=torch.uint8)
     return batch | {"image": torch.where(where, noise, batch["image"])}

@@ -196,7 +196,7 @@ def test_probe_prints_a_table_and_writes_json(finished, world, capsys):
     assert code == 0, err
     assert "raw input" in out
     assert "random init" in out
-    report = json.loads((finished / "probe" / "probe.json").read_text())
+    report = json.loads((finished / "probe" / "probe-colour.json").read_text())
     assert report["label"] == "colour"
 
 
@@ -213,3 +213,15 @@ def test_inspect_tells_what_is_there(world, capsys):
     code, out, err = run(cli.main, ["inspect", world], capsys)
     assert code == 0, err
     assert "160" in out
+
+
+def test_init_starts_from_another_run(recipe, world, finished, tmp_path, capsys):
+    flags = ["--data", world, "--out", tmp_path / "run", "--init", finished, *SHORT, "--learning-rate", "1e-12"]
+    code, out, err = run(recipe.main, flags, capsys)
+    assert code == 0, err
+    assert "init" in out
+    first = read_journal(tmp_path / "run" / "journal.jsonl")[-1]["val_loss"]
+    assert first == pytest.approx(read_journal(finished / "journal.jsonl")[-1]["val_loss"], rel=1e-4)
+    code, _, err = run(recipe.main, ["--data", world, "--out", tmp_path / "x", "--init", tmp_path, *SHORT], capsys)
+    assert code == 2
+    assert len(err.strip().splitlines()) == 1
