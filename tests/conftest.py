@@ -16,9 +16,7 @@ import pytest
 import torch
 
 if os.environ.get("MMSSL_TEST_UNCHECKED", "0") == "0":
-    # mmssl.data and mmssl.training have protocols that are not runtime_checkable, which beartype refuses
-    ROOMS = ("config", "errors", "masking", "perturbations", "nn", "predictors", "evaluation", "interchange", "report")
-    jaxtyping.install_import_hook([f"mmssl.{room}" for room in ROOMS], "beartype.beartype")
+    jaxtyping.install_import_hook("mmssl", "beartype.beartype")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -20,7 +20,8 @@ from torch import Tensor
 
 from mmssl.data.crops import Boxes, cut_and_resize, shrunk_boxes
 from mmssl.data.jpeg import read_jpeg_header
-from mmssl.data.media import ImageError, decode_image, read_header
+from mmssl.data.limits import ImageError
+from mmssl.data.media import decode_image, read_header
 from mmssl.data.pool import map_files
 from mmssl.data.source import ImageSource
 

@@ -19,7 +19,8 @@ from jaxtyping import Int64
 
 from mmssl.data.cache import kept_size
 from mmssl.data.jpeg import read_jpeg_header
-from mmssl.data.media import ImageError, decode_image, read_header
+from mmssl.data.limits import ImageError
+from mmssl.data.media import decode_image, read_header
 from mmssl.data.pool import map_files
 from mmssl.data.source import ImageSource
 
@@ -108,7 +109,12 @@ def _load(path: Path, count: int) -> tuple[np.ndarray, dict[int, ImageError]] | 
 
 
 def _save(path: Path, sizes: np.ndarray, failures: dict[int, ImageError]) -> None:
-    """Remember a check. A cache folder that cannot be written only means checking again next time."""
+    """Remember a check. A cache folder that cannot be written only means checking again next time.
+
+    Reasons that lie in the machine and not in the file are forgotten: they may be gone next time.
+    """
+    if any(error.kind in ("unreadable", "timeout", "memory") for error in failures.values()):
+        return
     stored = {
         "sizes": sizes.tolist(),
         "failures": {index: (error.kind, error.reason) for index, error in failures.items()},

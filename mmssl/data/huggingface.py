@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from mmssl.data.labels import LabelTable
-from mmssl.data.media import ImageError, Limits, read_bytes
+from mmssl.data.limits import ImageError, Limits, read_bytes
 from mmssl.data.source import Part
 from mmssl.errors import UserError
 

@@ -26,7 +26,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from mmssl.data.labels import SPLIT_NAMES, LabelTable, folder_classes, folder_splits
-from mmssl.data.media import EXTENSIONS, Limits
+from mmssl.data.limits import Limits
+from mmssl.data.media import EXTENSIONS
 from mmssl.data.source import Entry, ImageSource, Part, Skipped, write_skipped
 from mmssl.data.stores import FileStore, TarStore, is_image, is_tar, open_folder
 from mmssl.errors import UserError

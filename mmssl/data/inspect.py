@@ -11,9 +11,10 @@ import numpy as np
 from jaxtyping import Float64
 
 from mmssl.data.images import open_images
+from mmssl.data.limits import ImageError, Limits
 from mmssl.data.loader import mean_std_of_levels
 from mmssl.data.looking import SIZES
-from mmssl.data.media import ImageError, Limits, decode_image, read_header
+from mmssl.data.media import decode_image, read_header
 from mmssl.data.pool import map_files
 from mmssl.data.source import ImageSource, Skipped
 from mmssl.errors import UserError

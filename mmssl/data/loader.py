@@ -16,29 +16,24 @@ the order promises. Resuming continues with the very same batch once the file is
 
 import os
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
 import torch
 from jaxtyping import Float64, Int64, Real
-from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 
 from mmssl.data.cache import PixelCache, build_cache
 from mmssl.data.check import check_images, predicted_cache_bytes
-from mmssl.data.crops import Boxes, CropLaw, box_reduction, cut_and_resize, shrunk_boxes
-from mmssl.data.media import ImageError, decode_image
+from mmssl.data.crops import CropLaw
+from mmssl.data.limits import ImageError
 from mmssl.data.order import Order, OrderSampler
 from mmssl.data.pool import START_METHOD
+from mmssl.data.reader import Batch, CropReader, Failure
 from mmssl.data.source import MAX_SKIPPED_SHARE, ImageSource
 from mmssl.errors import UserError
-from mmssl.masking import NoiseKey
 
-Batch = dict[str, Tensor]
 STATISTICS_IMAGES = 1024
-# A JPEG below this many bytes is decoded whole: a shrunken decode would not be faster.
-_REDUCIBLE = 32_768
 
 
 def default_memory_limit() -> int:
@@ -190,10 +185,10 @@ class ImageLoader:
         image = self.pixels.crop(ids, self._reader(frozen).boxes(ids, epochs), self.law.size)
         return self._send({"id": torch.from_numpy(ids), "epoch": torch.from_numpy(epochs), "image": image}, pin=True)
 
-    def _reader(self, frozen: bool = False) -> "_CropReader":
-        return _CropReader(self.source, self.law, self.seed, self.usable, self.sizes, frozen)
+    def _reader(self, frozen: bool = False) -> "CropReader":
+        return CropReader(self.source, self.law, self.seed, self.usable, self.sizes, frozen)
 
-    def _read(self, reader: "_CropReader", sampler: OrderSampler | list[list[tuple[int, int]]]) -> Iterator[Batch]:
+    def _read(self, reader: "CropReader", sampler: OrderSampler | list[list[tuple[int, int]]]) -> Iterator[Batch]:
         loader = DataLoader(
             reader,
             batch_sampler=sampler,
@@ -231,61 +226,5 @@ def mean_std_of_levels(
     return mean, np.sqrt((share * (values - mean[:, None]) ** 2).sum(axis=1))
 
 
-@dataclass(frozen=True)
-class Failure:
-    """Travels from a worker in place of a batch: the file that could not be decoded."""
-
-    index: int
-    reason: str
-
-
 def _as_is(batch: Any) -> Any:
     return batch
-
-
-class _CropReader(Dataset["Batch | Failure"]):
-    """Decodes the crops of whole batches; runs in DataLoader workers."""
-
-    def __init__(
-        self,
-        source: ImageSource,
-        law: CropLaw,
-        seed: int,
-        usable: Int64[np.ndarray, " sample"],
-        sizes: Int64[np.ndarray, "image 2"],
-        frozen: bool,
-    ) -> None:
-        self.source, self.law, self.seed = source, law, seed
-        self.usable, self.sizes, self.frozen = usable, sizes, frozen
-
-    def boxes(self, ids: Int64[np.ndarray, " batch"], epochs: Int64[np.ndarray, " batch"]) -> Boxes:
-        heights, widths = self.sizes[ids].T
-        if self.frozen:
-            return self.law.centre(heights, widths)
-        return self.law.draw(NoiseKey(self.seed, torch.from_numpy(epochs), torch.from_numpy(ids)), heights, widths)
-
-    def __getitems__(self, wanted: list[tuple[int, int]]) -> "Batch | Failure":
-        """A batch from its (epoch, place among the usable images) pairs."""
-        epochs, places = np.array(wanted, np.int64).reshape(-1, 2).T.copy()
-        ids = self.usable[places]
-        boxes = self.boxes(ids, epochs)
-        image = torch.empty(len(ids), self.source.channels, *self.law.size, dtype=torch.uint8)
-        for row, index in enumerate(ids.tolist()):
-            try:
-                image[row] = self._crop(index, boxes.select(row))
-            except ImageError as error:
-                return Failure(index, error.reason)
-        return {"id": torch.from_numpy(ids), "epoch": torch.from_numpy(epochs), "image": image}
-
-    def _crop(self, index: int, box: Boxes) -> Tensor:
-        raw = self.source.read(index)
-        shrinks = len(raw) >= _REDUCIBLE and raw[:2] == b"\xff\xd8"
-        reduce = box_reduction(int(box.height[0]), int(box.width[0]), self.law.size) if shrinks else 1
-        image = decode_image(raw, self.source.channels, reduce=reduce, limits=self.source.limits)
-        height, width = image.shape[1:]
-        full = self.sizes[index].tolist()
-        if [height, width] not in (full, [-(-side // reduce) for side in full]):
-            raise ImageError("broken", f"it is {width}x{height} pixels now, not {full[1]}x{full[0]}")
-        factor = np.array([1.0 if [height, width] == full else 1 / reduce])
-        window = shrunk_boxes(box, (factor, factor), np.array([height]), np.array([width]))[0].tolist()
-        return cut_and_resize(image, window, bool(box.flip[0]), self.law.size)

@@ -6,8 +6,9 @@ import numpy as np
 import torch
 
 from mmssl.data.crops import CropLaw, cut_and_resize
-from mmssl.data.loader import Batch
-from mmssl.data.media import ImageError, read_header
+from mmssl.data.limits import ImageError
+from mmssl.data.media import read_header
+from mmssl.data.reader import Batch
 from mmssl.data.source import ImageSource
 from mmssl.errors import UserError
 

@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 
 import torch
 
-from mmssl.data.media import ImageError
+from mmssl.data.limits import ImageError
 
 T = TypeVar("T")
 # fork shares what the parent has loaded; elsewhere it is not available or not safe

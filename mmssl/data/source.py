@@ -15,7 +15,8 @@ import numpy as np
 from jaxtyping import Int64
 
 from mmssl.data.labels import LabelTable
-from mmssl.data.media import ImageError, Limits, decode_image
+from mmssl.data.limits import ImageError, Limits
+from mmssl.data.media import decode_image
 from mmssl.data.stores import Store
 from mmssl.errors import UserError
 

@@ -7,6 +7,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 from torch.linalg import solve_triangular
+from torch.nn import functional as F  # noqa: N812 - the field's name for it
 
 L2_GRID = (10.0, 1.0, 1e-1, 1e-2, 1e-3, 1e-4, 1e-5)
 """Strengths tried, strong to weak: the l2 of ``mean cross entropy + l2 / 2 * |weight|^2``; 1 / (C * n) in sklearn."""
@@ -14,7 +15,7 @@ DEFAULT_L2 = 1e-2
 """Used where a class has a single label, so that none can be set aside to choose. A guess, made before any result."""
 FOLDS = 5
 """Parts of the labelled set; a fifth is held out at a time."""
-CROSS_VALIDATE_BELOW = 800
+CROSS_VALIDATE_BELOW = 5000
 """Labels below which all folds are held out in turn; from there on the first one tells enough."""
 PATIENCE = 2
 """Weaker strengths tried in a row without a better result before the search stops."""
@@ -22,16 +23,21 @@ PATIENCE = 2
 
 @dataclass(frozen=True)
 class LinearClassifier:
-    """``logits = features @ weight.T + bias``."""
+    """A linear map from features to classes."""
 
     weight: Float[Tensor, "label dim"]
+    """For standardised features (:func:`standardise`)."""
     bias: Float[Tensor, " label"]
     l2: float
     """Strength of regularisation it was fitted with."""
 
+    def logits(self, features: Float[Tensor, "sample dim"]) -> Float[Tensor, "sample label"]:
+        """Unnormalised log probabilities."""
+        return torch.addmm(self.bias, features, self.weight.T)
+
     def predict(self, features: Float[Tensor, "sample dim"]) -> Int[Tensor, " sample"]:
         """The most likely class."""
-        return torch.addmm(self.bias, features, self.weight.T).argmax(1)
+        return self.logits(features).argmax(1)
 
 
 def standardise(
@@ -129,7 +135,11 @@ def fit_linear_probe(
 def _choose_l2(
     features: Tensor, labels: Tensor, classes: int, seed: int, grid: Sequence[float]
 ) -> tuple[float, LinearClassifier | None]:
-    """The strength with the best held-out accuracy (the stronger one at a tie), and a solution for it to start from."""
+    """The strength with the lowest held-out cross entropy, and a solution for it to start from.
+
+    Not the highest accuracy: with 100 to 1,000 labels of CIFAR-10 that choice cost up to two points and doubled the
+    spread over draws, on pretrained features as on raw pixels.
+    """
     held_out = _stratified_folds(labels, classes, seed)
     if held_out is None:
         return DEFAULT_L2, None
@@ -137,16 +147,16 @@ def _choose_l2(
         held_out = held_out[:1]
     problems = [LogisticProblem(features[~fold], labels[~fold], classes) for fold in held_out]
     solutions: list[LinearClassifier | None] = [None] * len(problems)
-    best, best_correct, since = DEFAULT_L2, -1, 0
+    best, lowest, since = DEFAULT_L2, float("inf"), 0
     best_start: LinearClassifier | None = None
     for l2 in sorted(grid, reverse=True):
-        correct = 0
+        loss = 0.0
         for i, (problem, fold) in enumerate(zip(problems, held_out, strict=True)):
             solution = solutions[i] = problem.solve(l2, solutions[i], tolerance=1e-5)
-            correct += int((solution.predict(features[fold]) == labels[fold]).sum())
+            loss += float(F.cross_entropy(solution.logits(features[fold]), labels[fold], reduction="sum"))
         since += 1
-        if correct > best_correct:
-            best, best_correct, best_start, since = l2, correct, solutions[0], 0
+        if loss < lowest:
+            best, lowest, best_start, since = l2, loss, solutions[0], 0
         if since == PATIENCE:
             break
     return best, best_start
@@ -188,10 +198,10 @@ def nearest_neighbours(
     Settings and rule of Wu et al. 2018 (Unsupervised Feature Learning via Non-Parametric Instance Discrimination, §3.4)
     with the 20 neighbours of Caron et al. 2021 (DINO, §4.1). ``chunk`` test samples at a time bound the memory.
     """
-    train = torch.nn.functional.normalize(train, dim=1)
+    train = F.normalize(train, dim=1)
     count = min(neighbours, len(train))
     predicted = []
-    for part in torch.nn.functional.normalize(test, dim=1).split(chunk):
+    for part in F.normalize(test, dim=1).split(chunk):
         similarity, index = (part @ train.T).topk(count, 1)
         votes = similarity.new_zeros(len(part), classes)
         votes.scatter_add_(1, labels[index], (similarity / temperature).exp())

@@ -19,24 +19,27 @@ MARKERS = {"mean": "o", "cls": "s", "flat": "^"}
 
 
 def print_report(report: ProbeReport, console: "Console | None" = None) -> None:
-    """Print a table: a row a classifier and representation, a column a number of labels, accuracies in per cent."""
+    """Print a table: a row a representation, a column a number of labels, accuracies in per cent."""
+    from rich import box
     from rich.console import Console
     from rich.table import Table
 
     budgets = sorted({result.labels for result in report.results})
     what = f"'{report.label}'" if report.label else "the label"
-    table = Table(title=f"Accuracy in % at telling {what} ({len(report.names)} classes) by number of labels")
-    for title in ("classifier", "on", "feature"):
-        table.add_column(title, no_wrap=True)
+    title = f"Accuracy in % at telling {what} ({len(report.names)} classes) from few to all labels"
+    table = Table(title=title, box=box.SIMPLE_HEAD, padding=(0, 1), title_justify="left")
+    table.add_column("")
     for budget in budgets:
-        table.add_column(f"all {budget:,}" if budget == report.train_samples else f"{budget:,}", justify="right")
-    for method in METHODS:
+        prefix = "all " if budget == report.train_samples else ""
+        table.add_column(f"{prefix}{budget:,}", justify="right", no_wrap=True)
+    for method, name in METHODS.items():
         rows = _rows(report, method)
-        for index, (representation, feature) in enumerate(rows):
-            cells = [_cell(report.results, representation, feature, method, budget) for budget in budgets]
-            style = "bold" if representation == PRETRAINED else None
-            name = _representation_name(representation, method)
-            table.add_row(METHODS[method] if index == 0 else "", name, feature, *cells, style=style)
+        if rows:
+            table.add_row(name, style="italic")
+        for row in rows:
+            cells = [_cell(report.results, (*row, method, budget)) for budget in budgets]
+            style = "bold" if row[0] == PRETRAINED else None
+            table.add_row("  " + _row_name(*row, method), *cells, style=style)
         if rows:
             table.add_section()
     console = console or Console()
@@ -52,20 +55,16 @@ def _rows(report: ProbeReport, method: str) -> list[tuple[str, str]]:
     return sorted(found, key=lambda row: (order[row[0]], features.get(row[1], 2), row[1]))
 
 
-def _representation_name(representation: str, method: str) -> str:
-    return "from scratch" if (representation, method) == (UNTRAINED, "finetune") else representation
+def _row_name(representation: str, feature: str, method: str) -> str:
+    if (representation, method) == (UNTRAINED, "finetune"):
+        return "random init (scratch)"
+    return representation if representation == RAW else f"{representation}, {feature}"
 
 
-def _cell(results: Sequence[ProbeResult], representation: str, feature: str, method: str, labels: int) -> str:
+def _cell(results: Sequence[ProbeResult], wanted: tuple[str, str, str, int]) -> str:
     for result in results:
-        if (result.representation, result.feature, result.method, result.labels) == (
-            representation,
-            feature,
-            method,
-            labels,
-        ):
-            spread = f" ± {100 * result.std:.1f}" if result.std is not None else ""
-            return f"{100 * result.mean:.1f}{spread}"
+        if (result.representation, result.feature, result.method, result.labels) == wanted:
+            return f"{100 * result.mean:.1f}" + (f" ± {100 * result.std:.1f}" if result.std is not None else "")
     return ""
 
 
@@ -73,9 +72,9 @@ def _footnote(report: ProbeReport) -> str:
     best = max((result.mean for result in report.results), default=report.chance)
     sampling = 100 * math.sqrt(best * (1 - best) / report.test_samples)
     return (
-        f"chance {100 * report.chance:.1f}, most frequent class {100 * report.majority:.1f}; "
-        f"± is the standard deviation over {report.seeds} seeds (draws of labels, initialisations); "
-        f"{report.test_samples:,} test samples, which alone leave an uncertainty of about {sampling:.1f}"
+        f"Chance {100 * report.chance:.1f}, most frequent class {100 * report.majority:.1f}. "
+        f"±: standard deviation over {report.seeds} seeds (other labels drawn, other initialisations). "
+        f"{report.test_samples:,} test samples, from which alone comes an uncertainty of about {sampling:.1f}."
     )
 
 
@@ -94,30 +93,35 @@ def draw_figure(report: ProbeReport, file: Path) -> None:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(7.2, 4.4), dpi=150, layout="constrained")
+    figure = Figure(figsize=(8.4, 4.4), dpi=150, layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
-    for method, style in STYLES.items():
-        for representation, feature in _rows(report, method):
-            points = sorted(
-                (result.labels, 100 * result.mean, 100 * (result.std or 0.0))
-                for result in report.results
-                if (result.representation, result.feature, result.method) == (representation, feature, method)
-            )
-            budgets, means, stds = zip(*points, strict=True)
-            name = f"{_representation_name(representation, method)}, {METHODS[method]}, {feature}"
-            axes.errorbar(
-                budgets, means, stds, label=name, color=COLOURS[representation], linestyle=style,
-                marker=MARKERS.get(feature, "D"), markersize=5, capsize=3, linewidth=1.6,
-                markerfacecolor="white" if feature == "cls" else None,
-            )  # fmt: skip
-    axes.axhline(100 * report.chance, color="#999999", linewidth=1, linestyle=":", label="chance")
+    lines = [(*row, method) for method in STYLES for row in _rows(report, method)]
+    for place, (representation, feature, method) in enumerate(lines):
+        points = sorted(
+            (result.labels, 100 * result.mean, 100 * (result.std or 0.0))
+            for result in report.results
+            if (result.representation, result.feature, result.method) == (representation, feature, method)
+        )
+        budgets, means, stds = zip(*points, strict=True)
+        aside = 1.02 ** (place - len(lines) / 2)  # so that the bars of neighbours can be told apart
+        axes.errorbar(
+            [budget * aside for budget in budgets], means, stds,
+            label=f"{METHODS[method]}: {_row_name(representation, feature, method)}",
+            color=COLOURS[representation], linestyle=STYLES[method], linewidth=1.6, capsize=2.5, elinewidth=1,
+            marker=MARKERS.get(feature, "D"), markersize=5, markerfacecolor="white" if feature == "cls" else None,
+        )  # fmt: skip
+    axes.axhline(100 * report.chance, color="#777777", linewidth=1, linestyle=":")
+    axes.text(
+        0.99, 100 * report.chance, "chance", transform=axes.get_yaxis_transform(), ha="right", va="bottom", size=8
+    )
     axes.set_xscale("log")
-    budgets = sorted({result.labels for result in report.results})
-    axes.set_xticks(budgets, [f"{budget:,}" for budget in budgets])
+    ticks = sorted({result.labels for result in report.results})
+    axes.set_xticks(ticks, [f"{tick:,}" for tick in ticks])
     axes.minorticks_off()
     axes.set_xlabel("labelled samples")
-    axes.set_ylabel(f"test accuracy, {report.label or 'label'} (%)")
+    axes.set_ylabel("test accuracy in %")
+    axes.set_title(f"Telling {report.label!r} apart" if report.label else "Telling the label apart", loc="left")
     axes.grid(alpha=0.25)
-    figure.legend(loc="outside right upper", fontsize=8, frameon=False)
+    figure.legend(loc="outside right upper", fontsize=8, frameon=False, handlelength=3.2)
     figure.savefig(file)

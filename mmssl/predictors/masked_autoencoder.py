@@ -210,7 +210,10 @@ class MaskedAutoencoder(Predictor):
         """The hidden patches themselves."""
         ids = view["decoded_ids"]
         patches = view["patches"]
-        pixels = self.normalise(patches.gather(1, ids[:, :, None].expand(-1, -1, patches.shape[2])))
+        # rows of all pictures laid end to end: on CPU several times faster than a gather along each picture
+        first = torch.arange(ids.shape[0], device=ids.device)[:, None] * patches.shape[1]
+        pixels = patches.flatten(0, 1).index_select(0, (ids + first).flatten()).view(*ids.shape, -1)
+        pixels = self.normalise(pixels)
         return _normalise_patch(pixels) if self.config.target == "normalized_pixels" else pixels
 
     def score(self, prediction: Tensor, target: Tensor, view: View) -> dict[str, Tensor]:
@@ -320,13 +323,15 @@ def _rows(table: Float[Tensor, "position dim"], ids: Tensor) -> Float[Tensor, "b
 
 def _normalise_patch(pixels: Float[Tensor, "batch patch pixel"]) -> Float[Tensor, "batch patch pixel"]:
     """Zero mean, unit (unbiased) variance within each patch, + 1e-6 as in the MAE reference, in fp32."""
-    variance, mean = torch.var_mean(pixels, -1, keepdim=True)
-    return (pixels - mean) * (variance + 1e-6).rsqrt()
+    count = pixels.shape[-1]
+    # a layer norm but for its biased variance, and many times faster on CPU than var_mean
+    unbiased = (count - 1) / count
+    return torch.nn.functional.layer_norm(pixels, (count,), eps=1e-6 * unbiased).mul_(unbiased**0.5)
 
 
 def _squared_error(prediction: Tensor, target: Tensor) -> Float[Tensor, ""]:
     """Sum over patches of the mean over their pixels, in fp32."""
-    return (prediction.float() - target).square().mean(-1).sum()
+    return torch.nn.functional.mse_loss(prediction.float(), target, reduction="sum") / target.shape[-1]
 
 
 def _initialise(module: nn.Module) -> None:

@@ -338,9 +338,7 @@ def main() -> None:
     flops = dict.fromkeys(cases, useful_flops(exact.config))
     flops["mmssl cross_mae (other loss)"] = useful_flops(cross.config)
     print(f"config     {arguments.config}, batch {size}; {flops['mmssl'] / 1e9:.2f} useful GFLOP an image", end="; ")
-    compare(
-        cases, Stopwatch(device, arguments.clock), arguments.rounds, arguments.seconds, size, flops, tuple(peers)
-    )
+    compare(cases, Stopwatch(device, arguments.clock), arguments.rounds, arguments.seconds, size, flops, tuple(peers))
 
 
 if __name__ == "__main__":

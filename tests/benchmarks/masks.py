@@ -8,6 +8,9 @@ number of starts is rounded once a sample by us, once a batch by the others; and
 start. By default fairseq then removes single random tokens until all rows are as short as the shortest; that is another
 law, timed apart from the comparison.
 
+On a machine busy with other work set OMP_WAIT_POLICY=PASSIVE, or take one thread: by default the threads of torch spin
+while they wait for each other, so that an operation of some microseconds lasts until its other half gets a core.
+
 The cases alternate within a process and take turns in going first; a ratio is the median of the ratios of the rounds.
 """
 

@@ -10,8 +10,9 @@ import pytest
 from picture_files import shared, write_folder
 
 from mmssl.data.images import open_images, write_skipped
+from mmssl.data.limits import ImageError
 from mmssl.data.loader import ImageLoader
-from mmssl.data.media import ImageError, decode_image
+from mmssl.data.media import decode_image
 from mmssl.data.stores import is_image
 from mmssl.errors import UserError
 

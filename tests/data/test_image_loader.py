@@ -9,11 +9,13 @@ from picture_files import encode, smooth, write_folder, write_png
 from PIL import Image
 
 from mmssl.data import loader as loader_module
+from mmssl.data import reader
 from mmssl.data.crops import CropLaw
 from mmssl.data.images import open_images
+from mmssl.data.limits import ImageError, Limits
 from mmssl.data.loader import ImageLoader
-from mmssl.data.media import Limits
 from mmssl.data.order import Order
+from mmssl.data.stores import FileStore
 from mmssl.errors import UserError
 from mmssl.masking import NoiseKey
 
@@ -82,7 +84,7 @@ def test_cached_and_decoded_crops_show_the_same_box_where_images_are_shrunk(tmp_
         small = Image.fromarray(smooth(35, 45, number))
         write_png(tmp_path / "large" / f"{number}.png", np.asarray(small.resize((210, 160))))
         raw = encode(small.resize((1300, 1000)), "JPEG", quality=95)
-        assert len(raw) > loader_module._REDUCIBLE  # so that a shrunken decode is part of this
+        assert len(raw) > reader._REDUCIBLE  # so that a shrunken decode is part of this
         (tmp_path / "large" / f"{number}.jpg").write_bytes(raw)
     options = {"size": (48, 48), "batch_size": 12}
     for cached, decoded in zip(
@@ -243,6 +245,20 @@ def test_a_check_is_remembered_until_a_file_changes(photos: Path, own_cache_fold
     for record in records:
         record.write_text("damaged")
     assert len(make(photos, cache="none", max_skipped=0.5)) == 10
+
+
+def test_what_may_pass_is_not_remembered(photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    read = FileStore.read
+
+    def denied(self: FileStore, index: int, limits: Limits) -> bytes:
+        if index == 3:
+            raise ImageError("unreadable", "cannot be opened (Permission denied)")
+        return read(self, index, limits)
+
+    monkeypatch.setattr(FileStore, "read", denied)
+    assert len(make(photos, cache="none", max_skipped=0.5)) == 10
+    monkeypatch.setattr(FileStore, "read", read)
+    assert len(make(photos, cache="none")) == 11
 
 
 def test_a_cache_folder_that_cannot_be_written_is_no_obstacle(photos: Path, own_cache_folder: Path) -> None:

@@ -12,7 +12,7 @@ import pytest
 from picture_files import encode, shared, smooth, write_folder, write_png
 
 from mmssl.data.images import hold_out, open_images, write_skipped
-from mmssl.data.media import Limits
+from mmssl.data.limits import Limits
 from mmssl.data.source import Skipped
 from mmssl.data.stores import TarStore
 from mmssl.errors import UserError

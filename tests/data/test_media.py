@@ -1,4 +1,5 @@
 import io
+import os
 import signal
 import threading
 import time
@@ -13,7 +14,8 @@ from PIL import Image, features
 
 from mmssl.data import media
 from mmssl.data.jpeg import read_jpeg_header
-from mmssl.data.media import Header, ImageError, Limits, decode_image, read_header, time_limit
+from mmssl.data.limits import ImageError, Limits, time_limit
+from mmssl.data.media import Header, decode_image, read_header
 
 COLOUR = smooth(21, 34, seed=1)
 GREY = COLOUR[..., 0]
@@ -34,7 +36,7 @@ def npy(array: np.ndarray) -> bytes:
     return file.getvalue()
 
 
-def error_of(raw: bytes, channels: int = 3, **options: object) -> ImageError:
+def error_of(raw: bytes | Path, channels: int = 3, **options: object) -> ImageError:
     with pytest.raises(ImageError) as caught:
         decode_image(raw, channels, **options)
     return caught.value
@@ -236,6 +238,34 @@ def test_no_time_limit_but_decoding_in_a_thread() -> None:
     thread.start()
     thread.join()
     assert np.array_equal(results[0], COLOUR)
+
+
+def test_torchvision_gives_what_pillow_gives() -> None:
+    pytest.importorskip("torchvision")
+    exif = Image.Exif()
+    exif[0x0112] = 8
+    for options in ({}, {"progressive": True}, {"subsampling": 0}, {"exif": exif}):
+        raw = encode(smooth(150, 200), "JPEG", **options)
+        assert np.abs(decoded(raw).astype(int) - decoded(raw, use_torchvision=True)).max() <= 3
+        assert decoded(raw).shape == decoded(raw, use_torchvision=True).shape
+        assert np.abs(decoded(raw, 1).astype(int) - decoded(raw, 1, use_torchvision=True)).max() <= 3
+        assert error_of(raw[: len(raw) // 2], use_torchvision=True).kind == "broken"
+        assert error_of(raw, use_torchvision=True, limits=Limits(pixels=100)).kind == "limit"
+
+
+def test_where_torchvision_refuses_or_is_missing_pillow_decides(monkeypatch: pytest.MonkeyPatch) -> None:
+    raw = encode(COLOUR, "JPEG")
+    monkeypatch.setattr(media, "torchvision_decoder", lambda: lambda *_: None)
+    assert np.array_equal(decoded(raw, use_torchvision=True), decoded(raw))
+    damaged = raw.replace(b"\xff\xda", b"\xff\xda\x00", 1)
+    assert error_of(damaged, use_torchvision=True).reason == error_of(damaged).reason
+
+
+def test_what_is_no_regular_file_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.png")
+    assert error_of(tmp_path / "pipe.png").reason == "it is not a regular file"
+    assert error_of(tmp_path).kind == "unreadable"
+    assert error_of(tmp_path / "missing.png").reason == "cannot be opened (No such file or directory)"
 
 
 def test_errors_travel_between_processes() -> None:

@@ -4,7 +4,7 @@ import time
 
 import pytest
 
-from mmssl.data.media import ImageError
+from mmssl.data.limits import ImageError
 from mmssl.data.pool import map_files
 
 FORKED = pytest.mark.skipif(not hasattr(os, "fork"), reason="the test functions are local to this process")

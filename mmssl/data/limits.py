@@ -1,0 +1,112 @@
+"""What one file may cost, and what happens when it costs more or cannot be read.
+
+Limits are checked on the header, before anything large is allocated. The time limit works by SIGALRM, hence in the main
+thread of a process on Unix, and between two calls of a decoder: Pillow feeds most formats in pieces of 64 kB, so it is
+stopped there, but one call of libwebp, libavif, libtiff or torchvision runs to its end. What hangs inside such a call
+is killed from outside when files are read by :mod:`mmssl.data.pool` with worker processes.
+"""
+
+import contextlib
+import os
+import signal
+import stat
+import threading
+import time
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mmssl.errors import UserError
+
+
+class ImageError(UserError):
+    """A file that gives no picture.
+
+    ``kind`` is one word for counting: broken, limit, timeout, memory, unreadable, unsupported, small.
+    """
+
+    def __init__(self, kind: str, reason: str) -> None:
+        super().__init__(reason)
+        self.kind, self.reason = kind, reason
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return ImageError, (self.kind, self.reason)
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What one file may cost."""
+
+    pixels: int = 100_000_000
+    """Height times width. The largest cameras give about this many; a decompression bomb claims more."""
+    file_bytes: int = 512 * 2**20
+    """Size of the file as stored."""
+    seconds: float = 20.0
+    """Time to decode one file."""
+
+
+def read_bytes(source: bytes | Path, limits: Limits) -> bytes:
+    """The bytes of a file within the size limit. Raises ImageError when it is empty, too large or not readable."""
+    if isinstance(source, Path):
+        try:
+            status = os.stat(source)
+            # opening a named pipe would wait for ever
+            if not stat.S_ISREG(status.st_mode):
+                raise ImageError("unreadable", "it is not a regular file")
+            size = status.st_size
+            raw = b""
+            if size <= limits.file_bytes:
+                with source.open("rb", buffering=0) as file:
+                    raw = file.read()
+        except OSError as error:
+            raise ImageError("unreadable", f"cannot be opened ({error.strerror or error})") from None
+    else:
+        raw, size = source, len(source)
+    if size > limits.file_bytes:
+        raise ImageError("limit", f"the file is larger than the limit of {limits.file_bytes / 2**20:.0f} MiB")
+    if not raw:
+        raise ImageError("broken", "the file is empty")
+    return raw
+
+
+@contextlib.contextmanager
+def time_limit(seconds: float) -> Iterator[None]:
+    """Stop the block with an ImageError after so many seconds; does nothing outside a main thread (see above)."""
+    if not hasattr(signal, "setitimer") or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def stop(signum: int, frame: Any) -> None:  # noqa: ARG001
+        raise ImageError("timeout", f"decoding took longer than {seconds:g} s")
+
+    started = time.monotonic()
+    previous = signal.signal(signal.SIGALRM, stop)
+    outer, interval = signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, previous)
+        if outer:  # somebody else's timer was running: let it go on
+            signal.setitimer(signal.ITIMER_REAL, max(outer - (time.monotonic() - started), 1e-3), interval)
+
+
+@contextlib.contextmanager
+def guarded(seconds: float | None) -> Iterator[None]:
+    """Whatever a decoder throws becomes an ImageError; warnings about odd metadata stay silent."""
+    alarm = contextlib.nullcontext() if seconds is None else time_limit(seconds)
+    try:
+        with alarm, warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    except ImageError:
+        raise
+    except MemoryError:
+        raise ImageError("memory", "decoding needs more memory than there is") from None
+    except Exception as error:  # decoders raise nearly every type on damaged input
+        reason = str(error).splitlines()[0] if str(error) else ""
+        raise ImageError(
+            "broken", f"cannot be decoded ({type(error).__name__}{': ' if reason else ''}{reason})"
+        ) from None
