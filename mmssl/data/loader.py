@@ -15,6 +15,7 @@ the order promises. Resuming continues with the very same batch once the file is
 """
 
 import os
+import signal
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Literal
 
@@ -197,6 +198,7 @@ class ImageLoader:
             pin_memory=self.device.type == "cuda",
             prefetch_factor=4 if self.workers else None,
             multiprocessing_context=START_METHOD if self.workers else None,
+            worker_init_fn=_leave_interrupts,
         )
         for result in loader:
             yield self._deliver(result)
@@ -224,6 +226,11 @@ def mean_std_of_levels(
     values = np.arange(256) / 255
     mean = share @ values
     return mean, np.sqrt((share * (values - mean[:, None]) ** 2).sum(axis=1))
+
+
+def _leave_interrupts(_worker: int) -> None:
+    """A terminal sends Ctrl-C to every process; it is the trainer's to handle, and it needs its workers for that."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def _as_is(batch: Any) -> Any:

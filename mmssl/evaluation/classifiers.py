@@ -15,7 +15,7 @@ DEFAULT_L2 = 1e-2
 """Used where a class has a single label, so that none can be set aside to choose. A guess, made before any result."""
 FOLDS = 5
 """Parts of the labelled set; a fifth is held out at a time."""
-CROSS_VALIDATE_BELOW = 5000
+CROSS_VALIDATE_BELOW = 2000
 """Labels below which all folds are held out in turn; from there on the first one tells enough."""
 PATIENCE = 2
 """Weaker strengths tried in a row without a better result before the search stops."""

@@ -1,6 +1,8 @@
 """The five steps that every pretext task goes through, and what comes out of them."""
 
+import errno
 import json
+import os
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -95,11 +97,8 @@ class Predictor(nn.Module, ABC):
 
     def save(self, folder: Path) -> None:
         """Write ``model.safetensors`` and ``config.json``, enough to load without a trainer and without pickle."""
-        from safetensors.torch import save_file
-
         folder.mkdir(parents=True, exist_ok=True)
-        weights = {name: tensor.detach().cpu().contiguous() for name, tensor in self.state_dict().items()}
-        save_file(weights, folder / "model.safetensors", metadata={"format": "pt", "predictor": self.name})
+        write_safetensors(folder / "model.safetensors", self.state_dict(), {"predictor": self.name})
         config = {"predictor": self.name, **asdict(self.config)}
         (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
 
@@ -117,6 +116,25 @@ class Predictor(nn.Module, ABC):
                 "use the config.json that was saved with it"
             )
         self.load_state_dict(weights)
+
+
+def write_safetensors(file: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:
+    """Write tensors so that readers see the old file or the new one, whole. Raises OSError where the disk is full."""
+    from safetensors import SafetensorError
+    from safetensors.torch import save_file
+
+    staged = file.with_name(f".{file.name}.new")
+    plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    try:
+        save_file(plain, staged, metadata={"format": "pt", **(metadata or {})})
+        with staged.open("rb") as stream:
+            os.fsync(stream.fileno())
+        os.replace(staged, file)
+    except SafetensorError as error:  # it hides the error number of a full disk in its text
+        number = next((n for n in (errno.ENOSPC, errno.EFBIG, errno.EDQUOT) if os.strerror(n) in str(error)), errno.EIO)
+        raise OSError(number, os.strerror(number), str(file)) from None
+    finally:
+        staged.unlink(missing_ok=True)
 
 
 def read_safetensors(file: Path) -> dict[str, Tensor]:

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from mmssl.config import read_json
 from mmssl.errors import UserError
-from mmssl.predictors.base import read_safetensors
+from mmssl.predictors.base import read_safetensors, write_safetensors
 
 LATEST = "latest"
 
@@ -87,20 +87,19 @@ class Checkpoints:
         ``extra`` is stored as JSON and returned by :meth:`load`. On failure (disk full) the staged files are removed,
         checkpoints before stay as they were, and the OSError goes on to the caller.
         """
-        from safetensors.torch import save_file
-
         final = self.path(step)
         staged = self.folder / f".{final.name}.{os.getpid()}"
-        shutil.rmtree(staged, ignore_errors=True)
+        for left_by_a_kill in self.folder.glob(".step-*"):
+            shutil.rmtree(left_by_a_kill, ignore_errors=True)
         try:
             staged.mkdir(parents=True)
-            model_tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
-            parts = {"model": model_tensors, "optimizer": _optimizer_tensors(optimizer), "random": _random_state()}
+            parts = {
+                "model": model.state_dict(), "optimizer": _optimizer_tensors(optimizer), "random": _random_state()
+            }  # fmt: skip
             digests = {}
             for name, tensors in parts.items():
                 file = staged / f"{name}.safetensors"
-                _save(save_file, tensors, file)
-                _sync(file)
+                write_safetensors(file, tensors)
                 digests[file.name] = _digest(file)
             replace_file(staged / "state.json", json.dumps({"step": step, "sha256": digests, **extra}))
             shutil.rmtree(final, ignore_errors=True)
@@ -145,15 +144,3 @@ class Checkpoints:
         if "cuda" in random and torch.cuda.is_available():
             torch.cuda.set_rng_state(random["cuda"])
         return state
-
-
-def _save(save_file: Any, tensors: dict[str, Tensor], file: Path) -> None:
-    """safetensors reports a full disk as its own error; make it the OSError that it is."""
-    from safetensors import SafetensorError
-
-    try:
-        save_file(tensors, file)
-    except SafetensorError as error:
-        message = str(error)
-        code = 28 if "No space left" in message else 27 if "File too large" in message else 5
-        raise OSError(code, os.strerror(code), str(file)) from None

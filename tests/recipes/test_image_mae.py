@@ -1,7 +1,11 @@
 """The recipe and the commands that read its run, as a user runs them: on files, by flags, with mistakes."""
 
 import json
+import os
 import shutil
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -225,3 +229,37 @@ def test_init_starts_from_another_run(recipe, world, finished, tmp_path, capsys)
     code, _, err = run(recipe.main, ["--data", world, "--out", tmp_path / "x", "--init", tmp_path, *SHORT], capsys)
     assert code == 2
     assert len(err.strip().splitlines()) == 1
+
+
+def test_control_c_from_a_terminal_with_workers(world, tmp_path):
+    """A terminal interrupts the whole process group, the workers that read data among them."""
+    script = Path(__file__).parents[2] / "recipes" / "image_mae.py"
+    flags = [
+        "--data",
+        world,
+        "--out",
+        tmp_path / "run",
+        *SHORT,
+        "--steps",
+        "100000",
+        "--cache",
+        "none",
+        "--workers",
+        "2",
+    ]
+    process = subprocess.Popen(
+        [sys.executable, script, *flags],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    for line in process.stdout:
+        if line.startswith("step "):
+            break
+    os.killpg(process.pid, signal.SIGINT)
+    out, err = process.communicate(timeout=120)
+    assert process.returncode == INTERRUPTED, err
+    assert "Traceback" not in err
+    assert "add --resume" in out
+    assert (tmp_path / "run" / "checkpoints" / "latest").is_file()
