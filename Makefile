@@ -13,11 +13,15 @@ setup: .venv/ready
 
 demo: .venv/ready
 	$(BIN)/python data_prep/make_world.py --out world --count 4000
-	$(BIN)/python recipes/image_mae.py --data world --out runs/demo --steps 600
-	$(BIN)/mmssl probe runs/demo --data world --label shape
+	rm -rf runs/demo
+	$(BIN)/python recipes/image_mae.py --data world --out runs/demo --architecture cross_mae --batch-size 64 \
+		--steps 600 --validate-every 200 --validation-images 400
+	$(BIN)/mmssl probe runs/demo --data world --label shape --seeds 1 --finetune-labels
+	@echo "what was hidden, what was predicted: runs/demo/reveal/step-00000600.png"
+	@echo "accuracy against number of labels:   runs/demo/probe/probe-shape.png"
 
 test: .venv/ready
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -q -n auto --dist loadfile
 
 lint: .venv/ready
 	$(BIN)/ruff check .

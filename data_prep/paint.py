@@ -80,8 +80,8 @@ def _square(x: Map, y: Map) -> Map:
 
 
 def _half_planes(x: Map, y: Map, count: int, apothem: float) -> list[Map]:
-    """Distances to ``count`` lines around the centre."""
-    angles = [2 * math.pi * k / count for k in range(count)]
+    """Distances to ``count`` lines around the centre, the first below it, so that a corner points up."""
+    angles = [math.pi / 2 + 2 * math.pi * k / count for k in range(count)]
     return [x * np.float32(math.cos(a)) + y * np.float32(math.sin(a)) - np.float32(apothem) for a in angles]
 
 

@@ -17,7 +17,7 @@ Split = Literal["train", "val"]
 Colour = tuple[float, float, float]
 
 SHAPES = ("circle", "ring", "moon", "square", "triangle", "star", "cross", "heart")
-SIZES = {"small": (0.105, 0.125), "medium": (0.15, 0.175), "large": (0.21, 0.24)}
+SIZES = {"small": (0.125, 0.14), "medium": (0.17, 0.19), "large": (0.225, 0.25)}
 """Range of the circumscribed radius, as a share of the picture's side; the gaps keep the labels unambiguous."""
 COLOURS = {
     "red": 0,
@@ -38,8 +38,10 @@ PLACES = (
     ("bottom left", "bottom", "bottom right"),
 )
 PLACE_CENTRES = (0.28, 0.5, 0.72)
-PLACE_JITTER = 0.04
+PLACE_JITTER = 0.03
 """Share of the picture's side, either way and in each direction."""
+TILT = 25.0
+"""Degrees to either side by which a shape leans: enough to vary it, and a square does not become a diamond."""
 BACKGROUNDS = ("plain", "gradient", "stripes", "checks", "dots", "ripples", "clouds", "grain")
 VALIDATION_EVERY = 5
 """Every fifth scene belongs to the validation split."""
@@ -111,7 +113,7 @@ def draw_scene(index: int, seed: int) -> Scene:
         place=PLACES[row][column],
         centre=(PLACE_CENTRES[column] + jitter_x, PLACE_CENTRES[row] + jitter_y),
         radius=_between(random, *SIZES[size]),
-        rotation=_direction(random),
+        rotation=_direction(random, TILT),
         fill=fill,
         light=_direction(random),
         background=_draw_background(random, fill),
@@ -123,7 +125,7 @@ def _draw_background(random: np.random.Generator, fill: Colour) -> Background:
         kind=_pick(random, BACKGROUNDS),
         colours=(_backdrop(random, fill), _backdrop(random, fill)),
         direction=_direction(random),
-        frequency=_between(random, 2.0, 7.0),
+        frequency=_between(random, 2.0, 5.5),
         phase=(random.random(), random.random()),
         texture=int(random.integers(2**32)),
     )
@@ -155,6 +157,7 @@ def _between(random: np.random.Generator, low: float, high: float) -> float:
     return low + (high - low) * random.random()
 
 
-def _direction(random: np.random.Generator) -> tuple[float, float]:
-    angle = 2 * math.pi * random.random()
+def _direction(random: np.random.Generator, limit: float = 180.0) -> tuple[float, float]:
+    """Cosine and sine of an angle up to ``limit`` degrees to either side."""
+    angle = math.radians(_between(random, -limit, limit))
     return math.cos(angle), math.sin(angle)

@@ -11,7 +11,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from typing import Any, TypeVar
@@ -26,6 +26,7 @@ START_METHOD = "fork" if sys.platform == "linux" else "spawn"
 _PATIENCE = 2.0
 """A worker is killed after this multiple of the time limit: its own alarm should have rung long before."""
 _CHUNK = 64
+_MESSAGE_SECONDS = 0.05
 
 
 def map_files(
@@ -63,10 +64,11 @@ def map_files(
                     successor = _next(worker, function, chunks)
                     if successor is not None:
                         running[successor.pipe] = successor
-            now = time.monotonic()
-            for worker in [w for w in running.values() if now - w.heard > _PATIENCE * seconds and not w.pipe.poll()]:
-                worker.process.kill()
-                worker.verdict = ImageError("timeout", f"decoding took longer than {seconds:g} s and had to be killed")
+            for worker in running.values():
+                if worker.stuck_for() > _PATIENCE * seconds and not worker.pipe.poll():
+                    reason = f"decoding took longer than {seconds:g} s and had to be killed"
+                    worker.verdict = ImageError("timeout", reason)
+                    worker.process.kill()
     finally:
         for worker in running.values():
             worker.process.kill()
@@ -77,11 +79,23 @@ def map_files(
 class _Worker:
     process: BaseProcess
     pipe: Connection
+    place: Any
+    """Shared integer: the index it is working on, -1 when none."""
     todo: list[int]
-    heard: float = field(default_factory=time.monotonic)
+    seen: tuple[int, float] = (-1, 0.0)
+    """An index it was found working on, and since when."""
     alive: bool = True
     verdict: ImageError | None = None
     """Why the file it is at will fail if it dies now; None when it dies of itself."""
+
+    def stuck_for(self) -> float:
+        """Seconds since it was first found at the index it is still at; 0 while it is at none."""
+        now = time.monotonic()
+        if self.place.value < 0:
+            return 0.0
+        if self.place.value != self.seen[0]:
+            self.seen = (self.place.value, now)
+        return now - self.seen[1]
 
 
 @dataclass
@@ -94,30 +108,34 @@ class _Raised:
 def _start(function: Callable[[int], Any], todo: list[int]) -> _Worker:
     context = multiprocessing.get_context(START_METHOD)
     ours, theirs = context.Pipe()
-    process = context.Process(target=_work, args=(function, theirs), daemon=True)
+    place = context.RawValue("q", -1)
+    process = context.Process(target=_work, args=(function, theirs, place), daemon=True)
     process.start()
     theirs.close()
     ours.send(todo)
-    return _Worker(process, ours, todo)
+    return _Worker(process, ours, place, todo)
 
 
 def _receive(worker: _Worker) -> Iterator[tuple[int, Any]]:
-    """One message of a worker: a result, or its end, which costs the file it was at."""
+    """One message of a worker: some results, or its end, which costs the file it was at."""
     try:
-        index, result = worker.pipe.recv()
+        results = worker.pipe.recv()
     except (EOFError, OSError):
         worker.alive = False
         worker.process.join()
         code = worker.process.exitcode or 0
         how = f"signal {-code}" if code < 0 else f"exit code {code}"
-        if worker.todo:
-            yield worker.todo.pop(0), worker.verdict or ImageError("broken", f"the decoder crashed ({how})")
+        culprit = worker.place.value
+        if culprit < 0:
+            raise RuntimeError(f"a worker process ended before it read a file ({how})") from None
+        worker.todo.remove(culprit)  # what else it had done and not sent will be done again
+        yield culprit, worker.verdict or ImageError("broken", f"the decoder crashed ({how})")
         return
-    worker.heard = time.monotonic()
-    worker.todo.remove(index)
-    if isinstance(result, _Raised):
-        raise result.error
-    yield index, result
+    for index, result in results:
+        worker.todo.remove(index)
+        if isinstance(result, _Raised):
+            raise result.error
+        yield index, result
 
 
 def _next(worker: _Worker, function: Callable[[int], Any], chunks: list[list[int]]) -> _Worker | None:
@@ -131,7 +149,7 @@ def _next(worker: _Worker, function: Callable[[int], Any], chunks: list[list[int
         worker.process.join()
         worker.pipe.close()
         return None
-    worker.todo, worker.heard = todo, time.monotonic()
+    worker.todo = todo
     return worker
 
 
@@ -142,14 +160,23 @@ def _attempt(function: Callable[[int], T], index: int) -> T | ImageError:
         return error
 
 
-def _work(function: Callable[[int], Any], pipe: Connection) -> None:
+def _work(function: Callable[[int], Any], pipe: Connection, place: Any) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
     torch.set_num_threads(1)
     while todo := pipe.recv():
+        results: list[tuple[int, Any]] = []
+        sent = time.monotonic()
         for index in todo:
+            place.value = index
             try:
-                result = _attempt(function, index)
+                results.append((index, _attempt(function, index)))
             except Exception as error:
                 error.add_note(f"in a worker process:\n{traceback.format_exc()}")
-                result = _Raised(error)
-            pipe.send((index, result))
+                results.append((index, _Raised(error)))
+            # small files together: a message for each would cost as much as decoding it
+            if time.monotonic() - sent > _MESSAGE_SECONDS:
+                pipe.send(results)
+                results, sent = [], time.monotonic()
+        place.value = -1
+        if results:
+            pipe.send(results)

@@ -4,9 +4,9 @@
     python tests/benchmarks/mae_step.py --config vit_s --rounds 5
 
 A step draws masks, runs forward and backward and takes an AdamW step (fused, for everybody). Weights are copied from
-ours into the peers; before anything is timed, all compute the loss of one batch with the same mask, and the script stops
-where it differs by more than 1e-5 or a gradient by more than 1e-4 of its norm. Peers are left out when they are not
-installed: ``pip install transformers timm`` and ``pip install --no-deps lightly==1.6.0``.
+ours into the peers; before anything is timed, all compute the loss of one batch with the same mask, and the script
+stops where it differs by more than 1e-5 or a gradient by more than 1e-4 of its norm. Peers are left out when they are
+not installed: ``pip install transformers timm`` and ``pip install --no-deps lightly==1.6.0``.
 
 We are given uint8 pictures, as in training, and normalise them inside the step; the peers are given normalised floats,
 so that this work is free for them. ``cross_mae`` is another objective: no attention among hidden patches, and a quarter

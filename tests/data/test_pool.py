@@ -78,6 +78,13 @@ def test_an_abandoned_pool_leaves_no_process() -> None:
 
 
 @FORKED
+def test_workers_that_cannot_start_are_no_reason_to_try_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mmssl.data.pool._work", lambda *_: os._exit(3))
+    with pytest.raises(RuntimeError, match=r"ended before it read a file \(exit code 3\)"):
+        list(map_files(square, range(4), workers=2, seconds=5.0))
+
+
+@FORKED
 def test_other_errors_of_a_worker_are_told_apart_from_files() -> None:
     def wrong(_: int) -> int:
         raise RuntimeError("a mistake of ours")
