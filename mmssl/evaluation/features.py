@@ -127,7 +127,8 @@ def extract(
     for batch in samples.batches():
         labels.append(samples.labels(batch))
         for name, values in encode(batch).items():
-            parts.setdefault(name, []).append(values.float().cpu())
+            # a feature may be a view, such as one token of all: a copy lets go of what it is a view of
+            parts.setdefault(name, []).append(values.to("cpu", torch.float32, copy=True))
     if not labels:
         raise UserError("there are no labelled samples to take features of: check the data and its split")
     features = {name: torch.cat(values) for name, values in parts.items()}

@@ -5,9 +5,9 @@
 Both are started as processes of their own, in turns. What a time includes, on both sides: starting Python and
 importing; finding and reading the pictures, nothing having been prepared or cached before; the same number of steps of
 the same model at the same batch size, peak learning rate, warm-up, cosine and weight decay, with random resized crops
-and flips; a validation at the end; saving the weights. Ours also writes checkpoints, a journal and pictures of its predictions.
-Everything else is the default of each: ours decodes every picture once with two processes and keeps it, AdamW's second
-beta is 0.95 (0.999 there), and crops are resized bilinearly (bicubic there).
+and flips; a validation at the end; saving the weights. Ours also writes checkpoints, a journal and pictures of its
+predictions. Everything else is the default of each: ours decodes every picture once with two processes and keeps it,
+AdamW's second beta is 0.95 (0.999 there), and crops are resized bilinearly (bicubic there).
 
 Afterwards, and not timed, the weights of both are loaded into the same model of ours, and the loss is measured on the
 same validation pictures with the same frozen masks. A ratio counts for nothing unless these losses agree.

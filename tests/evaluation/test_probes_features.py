@@ -131,3 +131,14 @@ def test_accuracy_of_is_the_share_of_right_answers() -> None:
     truth = samples.targets.copy()  # type: ignore[union-attr]
     truth[:22] = (truth[:22] + 1) % 3
     assert accuracy_of(Oracle(stub(), "mean", 24, 3), samples) == pytest.approx(0.8)
+
+
+def test_features_do_not_keep_what_they_were_cut_from():
+    """A cls token is a view of all tokens; held on to, it would keep them all in memory."""
+    tokens = torch.zeros(4, 1000, 3)
+    whole = tokens.untyped_storage()
+    batch = {"id": torch.arange(4), "epoch": torch.zeros(4, dtype=torch.int64)}
+    samples = LabelledSet(lambda: [batch], torch.zeros(4, dtype=torch.int64), ["one"])
+    features, _ = extract(lambda _: {"cls": tokens[:, 0]}, samples)
+    assert features["cls"].untyped_storage().nbytes() == 4 * 3 * 4
+    assert features["cls"].untyped_storage().data_ptr() != whole.data_ptr()
