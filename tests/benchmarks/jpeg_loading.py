@@ -9,7 +9,7 @@ Three loaders take turns on the same files; a row gives the median of the rounds
 - ours + float: the same and normalised to float on this core, so that the output is that of the usual way.
 
 On one core of a busy machine (processor time) ours is 1.9 times as fast as the usual way at both sizes; ours + float
-1.2 times at 500x375 and 1.8 times at 1600x1200.
+1.4 times at 500x375 and 1.9 times at 1600x1200.
 """
 
 import argparse
