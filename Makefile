@@ -16,9 +16,9 @@ demo: .venv/ready
 	rm -rf runs/demo
 	$(BIN)/python recipes/image_mae.py --data world --out runs/demo --architecture cross_mae --batch-size 64 \
 		--steps 600 --validate-every 200 --validation-images 400
-	$(BIN)/mmssl probe runs/demo --data world --label shape --seeds 1 --finetune-labels
+	$(BIN)/mmssl probe runs/demo --data world --label colour --seeds 1 --finetune-labels
 	@echo "what was hidden, what was predicted: runs/demo/reveal/step-00000600.png"
-	@echo "accuracy against number of labels:   runs/demo/probe/probe-shape.png"
+	@echo "accuracy against number of labels:   runs/demo/probe/probe-colour.png"
 
 test: .venv/ready
 	$(BIN)/python -m pytest -q -n auto --dist loadfile
