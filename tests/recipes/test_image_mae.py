@@ -35,7 +35,7 @@ def run(main, arguments, capsys) -> tuple[int, str, str]:
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory, world):
     """A run of four steps."""
-    from conftest import ROOT, load_script
+    from scripts import ROOT, load_script
 
     out = tmp_path_factory.mktemp("runs") / "mae"
     load_script(ROOT / "recipes" / "image_mae.py").main(["--data", str(world), "--out", str(out), *SHORT])

@@ -6,7 +6,7 @@ import shutil
 
 import pytest
 import torch
-from conftest import ROOT, load_script
+from scripts import ROOT, load_script
 
 from mmssl import cli
 from mmssl.training.journal import read_journal
