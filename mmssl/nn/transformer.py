@@ -149,7 +149,8 @@ class Attention(nn.Module):
         # one split has a cheaper backward than two slices, which fill a gradient of the whole weight each
         weight_q, weight_kv = self.qkv.weight.split([dim, 2 * dim])
         bias_q, bias_kv = self.qkv.bias.split([dim, 2 * dim])
-        return F.linear(x, weight_q, bias_q), *F.linear(memory, weight_kv, bias_kv).split(dim, -1)
+        keys, values = F.linear(memory, weight_kv, bias_kv).split(dim, -1)
+        return F.linear(x, weight_q, bias_q), keys, values
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor, mask: Bool[Tensor, "..."] | None) -> Float[Tensor, "b t d"]:
         """Scaled dot-product attention of tensors ``[batch, head, token, head_dim]``, heads joined, projected."""
