@@ -19,7 +19,7 @@ def inspect(data: Positional[str], *, split: str | None = None, channels: int = 
         split: Look at one split only.
         channels: Channels to read images with.
     """
-    from mmssl.data.inspect import inspect_images, print_report
+    from mmssl.data.images.inspect import inspect_images, print_report
 
     print_report(inspect_images(data, split=split, channels=channels))
 

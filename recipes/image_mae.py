@@ -19,7 +19,7 @@ from typing import Literal
 import torch
 
 from mmssl.config import to_dict
-from mmssl.data import ImageLoader, centre_crops, suggest_size, write_skipped
+from mmssl.data.images import ImageLoader, centre_crops, suggest_size, write_skipped
 from mmssl.errors import INTERRUPTED, UserError, one_sentence_errors
 from mmssl.evaluation.features import to_device
 from mmssl.evaluation.reveal import write_reveal

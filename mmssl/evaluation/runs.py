@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 
 from mmssl.config import read_json
-from mmssl.data import ImageLoader, ImageSource, centre_crops, open_images
+from mmssl.data.images import ImageLoader, ImageSource, centre_crops, open_images
 from mmssl.errors import UserError
 from mmssl.evaluation.features import LabelledSet, to_device
 from mmssl.evaluation.probe_report import print_report, save_report

@@ -31,7 +31,7 @@ from pathlib import Path
 import torch
 from harness import hardware, ratios, versions
 
-from mmssl.data import ImageLoader
+from mmssl.data.images import ImageLoader
 from mmssl.evaluation.runs import frozen_loader, split_images
 from mmssl.interchange import adapt_config, load_initial_weights
 from mmssl.predictors import load_predictor, outcome_of, sums_of

@@ -26,8 +26,8 @@ from harness import Stopwatch, add_arguments, alternate, prepare, ratios
 from PIL import Image
 from torchvision import transforms
 
-from mmssl.data.images import open_images
-from mmssl.data.loader import ImageLoader
+from mmssl.data.images.loader import ImageLoader
+from mmssl.data.images.open import open_images
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 BATCH = 16

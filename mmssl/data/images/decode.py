@@ -36,7 +36,7 @@ import torch
 from jaxtyping import UInt8
 from torch import Tensor
 
-from mmssl.data.jpeg import read_jpeg_header
+from mmssl.data.images.jpeg import read_jpeg_header
 from mmssl.data.limits import ImageError, Limits, guarded, read_bytes
 
 if TYPE_CHECKING:

@@ -4,8 +4,8 @@ import torch
 from picture_files import smooth
 from PIL import Image
 
-from mmssl.data.cache import PixelCache, kept_size
-from mmssl.data.crops import Boxes, CropLaw, box_reduction, cut_and_resize, shrunk_boxes
+from mmssl.data.images.cache import PixelCache, kept_size
+from mmssl.data.images.crops import Boxes, CropLaw, box_reduction, cut_and_resize, shrunk_boxes
 from mmssl.errors import UserError
 from mmssl.masking import NoiseKey
 
@@ -149,7 +149,7 @@ def test_matrices_in_parts_are_the_same(monkeypatch: pytest.MonkeyPatch) -> None
     windows = np.array([[0, 0, 60, 33], [5, 5, 20, 20], [0, 10, 37, 50], [1, 1, 16, 16]])
     flip = np.array([True, False, True, False])
     whole = cache.crop_by_matrices(ids, windows, flip, (16, 16))
-    monkeypatch.setattr("mmssl.data.cache._WINDOW_LIMIT", 1)
+    monkeypatch.setattr("mmssl.data.images.cache._WINDOW_LIMIT", 1)
     assert torch.equal(cache.crop_by_matrices(ids, windows, flip, (16, 16)), whole)
     assert torch.equal(whole[3], cache.image(1)[:, 1:17, 1:17])  # nothing to resample: copied
 

@@ -8,14 +8,14 @@ import torch
 from picture_files import encode, smooth, write_folder, write_png
 from PIL import Image
 
-from mmssl.data import loader as loader_module
-from mmssl.data import reader
-from mmssl.data.crops import CropLaw
-from mmssl.data.images import open_images
+from mmssl.data.images import loader as loader_module
+from mmssl.data.images import reader
+from mmssl.data.images.crops import CropLaw
+from mmssl.data.images.loader import ImageLoader
+from mmssl.data.images.open import open_images
+from mmssl.data.images.stores import FileStore
 from mmssl.data.limits import ImageError, Limits
-from mmssl.data.loader import ImageLoader
 from mmssl.data.order import Order
-from mmssl.data.stores import FileStore
 from mmssl.errors import UserError
 from mmssl.masking import NoiseKey
 
@@ -267,7 +267,7 @@ def test_a_cache_folder_that_cannot_be_written_is_no_obstacle(photos: Path, own_
 
 
 def test_beyond_the_bound_headers_are_checked(photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("mmssl.data.check.CHECK_LIMIT", 5)
+    monkeypatch.setattr("mmssl.data.images.check.CHECK_LIMIT", 5)
     raw = encode(smooth(30, 30), "JPEG")
     (photos / "cut.jpg").write_bytes(raw[:-20])
     (photos / "empty.jpg").write_bytes(b"")
@@ -306,7 +306,7 @@ def test_ranks_share_a_batch(photos: Path) -> None:
 
 def test_everything_survives_being_spawned(photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = take(make(photos, cache="none"), 2)
-    for module in ("pool", "loader"):
+    for module in ("pool", "images.loader"):
         monkeypatch.setattr(f"mmssl.data.{module}.START_METHOD", "spawn")
     assert "spawn" in multiprocessing.get_all_start_methods()
     loader = make(photos, cache="none", workers=1, seed=7)

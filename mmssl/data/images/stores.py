@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, Protocol, runtime_checkable
 
+from mmssl.data.images.decode import EXTENSIONS
 from mmssl.data.limits import ImageError, Limits, read_bytes
-from mmssl.data.media import EXTENSIONS
 from mmssl.errors import UserError
 
 TAR_EXTENSIONS = (".tar", ".tar.gz", ".tgz")

@@ -25,11 +25,11 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
+from mmssl.data.images.decode import EXTENSIONS
+from mmssl.data.images.source import Entry, ImageSource, Part, Skipped, write_skipped
+from mmssl.data.images.stores import FileStore, TarStore, is_image, is_tar, open_folder
 from mmssl.data.labels import SPLIT_NAMES, LabelTable, folder_classes, folder_splits
 from mmssl.data.limits import Limits
-from mmssl.data.media import EXTENSIONS
-from mmssl.data.source import Entry, ImageSource, Part, Skipped, write_skipped
-from mmssl.data.stores import FileStore, TarStore, is_image, is_tar, open_folder
 from mmssl.errors import UserError
 
 __all__ = ["ImageSource", "Skipped", "hold_out", "open_images", "write_skipped"]
@@ -50,7 +50,7 @@ def open_images(
     Args:
         data: as above.
         split: "train", "val", "test" or any name in the ``split`` column; None takes every image.
-        channels: of every sample; see :mod:`mmssl.data.media` for the conversions.
+        channels: of every sample; see :mod:`mmssl.data.images.decode` for the conversions.
         limits: what one file may cost.
 
     Raises:
@@ -85,7 +85,7 @@ def _open_one(path: Path) -> list[Part]:
     if not is_folder:
         return [_open_file(path)]
     if "dataset_dict.json" in top or {"dataset_info.json", "state.json"} <= set(top):
-        from mmssl.data.huggingface import open_hugging_face
+        from mmssl.data.images.huggingface import open_hugging_face
 
         return [open_hugging_face(path)]
     store = open_folder(path)

@@ -18,12 +18,12 @@ import torch
 from jaxtyping import Float, Int64, UInt8
 from torch import Tensor
 
-from mmssl.data.crops import Boxes, cut_and_resize, shrunk_boxes
-from mmssl.data.jpeg import read_jpeg_header
+from mmssl.data.images.crops import Boxes, cut_and_resize, shrunk_boxes
+from mmssl.data.images.decode import decode_image, read_header
+from mmssl.data.images.jpeg import read_jpeg_header
+from mmssl.data.images.source import ImageSource
 from mmssl.data.limits import ImageError
-from mmssl.data.media import decode_image, read_header
 from mmssl.data.pool import map_files
-from mmssl.data.source import ImageSource
 
 CACHE_MARGIN = 1.25
 """Images are kept this much larger than the target, so that crops of a part still have detail."""

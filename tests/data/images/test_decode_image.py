@@ -12,10 +12,10 @@ import torch
 from picture_files import encode, smooth
 from PIL import Image, features
 
-from mmssl.data import media
-from mmssl.data.jpeg import read_jpeg_header
+from mmssl.data.images import decode
+from mmssl.data.images.decode import Header, decode_image, read_header
+from mmssl.data.images.jpeg import read_jpeg_header
 from mmssl.data.limits import ImageError, Limits, time_limit
-from mmssl.data.media import Header, decode_image, read_header
 
 COLOUR = smooth(21, 34, seed=1)
 GREY = COLOUR[..., 0]
@@ -215,7 +215,7 @@ def test_the_time_limit_interrupts_and_leaves_other_alarms_alone(monkeypatch: py
     outer = signal.setitimer(signal.ITIMER_REAL, 0.4)
     started = time.perf_counter()
     try:
-        monkeypatch.setattr(media, "_decode_pillow", lambda *_, **__: time.sleep(5))
+        monkeypatch.setattr(decode, "_decode_pillow", lambda *_, **__: time.sleep(5))
         error = error_of(encode(COLOUR, "PNG"), limits=Limits(seconds=0.1))
         assert error.kind == "timeout"
         assert time.perf_counter() - started < 0.35
@@ -255,7 +255,7 @@ def test_torchvision_gives_what_pillow_gives() -> None:
 
 def test_where_torchvision_refuses_or_is_missing_pillow_decides(monkeypatch: pytest.MonkeyPatch) -> None:
     raw = encode(COLOUR, "JPEG")
-    monkeypatch.setattr(media, "torchvision_decoder", lambda: lambda *_: None)
+    monkeypatch.setattr(decode, "torchvision_decoder", lambda: lambda *_: None)
     assert np.array_equal(decoded(raw, use_torchvision=True), decoded(raw))
     damaged = raw.replace(b"\xff\xda", b"\xff\xda\x00", 1)
     assert error_of(damaged, use_torchvision=True).reason == error_of(damaged).reason

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from picture_files import encode, smooth, write_png
 
-from mmssl.data.inspect import inspect_images, print_report
+from mmssl.data.images.inspect import inspect_images, print_report
 
 
 @pytest.fixture

@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 from picture_files import shared, write_folder
 
-from mmssl.data.images import open_images, write_skipped
+from mmssl.data.images.decode import decode_image
+from mmssl.data.images.loader import ImageLoader
+from mmssl.data.images.open import open_images, write_skipped
+from mmssl.data.images.stores import is_image
 from mmssl.data.limits import ImageError
-from mmssl.data.loader import ImageLoader
-from mmssl.data.media import decode_image
-from mmssl.data.stores import is_image
 from mmssl.errors import UserError
 
 PACK = shared("bad_inputs/image")

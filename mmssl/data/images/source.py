@@ -1,7 +1,7 @@
 """A set of images as a map-style source: ``len()``, ``[i] -> sample``, labels, and a record of what is not usable.
 
 The id of a sample is its place in ``files``, which are sorted. It stays the same however many files turn out to be
-broken (those are never sampled, see :mod:`mmssl.data.loader`), and changes when files are added to the data.
+broken (those are never sampled, see :mod:`mmssl.data.images.loader`), and changes when files are added to the data.
 """
 
 import copy
@@ -14,10 +14,10 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int64
 
+from mmssl.data.images.decode import decode_image
+from mmssl.data.images.stores import Store
 from mmssl.data.labels import LabelTable
 from mmssl.data.limits import ImageError, Limits
-from mmssl.data.media import decode_image
-from mmssl.data.stores import Store
 from mmssl.errors import UserError
 
 MAX_SKIPPED_SHARE = 0.05
@@ -27,7 +27,7 @@ MAX_SKIPPED_SHARE = 0.05
 class Skipped:
     """A file that is not used, and why.
 
-    ``kind``: "not an image", or that of an :class:`~mmssl.data.media.ImageError`.
+    ``kind``: "not an image", or that of an :class:`~mmssl.data.images.decode.ImageError`.
     """
 
     file: str

@@ -3,9 +3,9 @@
 from pathlib import Path
 from typing import Any
 
+from mmssl.data.images.source import Part
 from mmssl.data.labels import LabelTable
 from mmssl.data.limits import ImageError, Limits, read_bytes
-from mmssl.data.source import Part
 from mmssl.errors import UserError
 
 

@@ -5,11 +5,11 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from mmssl.data.crops import CropLaw, cut_and_resize
+from mmssl.data.images.crops import CropLaw, cut_and_resize
+from mmssl.data.images.decode import read_header
+from mmssl.data.images.reader import Batch
+from mmssl.data.images.source import ImageSource
 from mmssl.data.limits import ImageError
-from mmssl.data.media import read_header
-from mmssl.data.reader import Batch
-from mmssl.data.source import ImageSource
 from mmssl.errors import UserError
 
 SIZES = (32, 64, 96, 128, 160, 192, 224)

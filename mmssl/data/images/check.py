@@ -17,12 +17,12 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Int64
 
-from mmssl.data.cache import kept_size
-from mmssl.data.jpeg import read_jpeg_header
+from mmssl.data.images.cache import kept_size
+from mmssl.data.images.decode import decode_image, read_header
+from mmssl.data.images.jpeg import read_jpeg_header
+from mmssl.data.images.source import ImageSource
 from mmssl.data.limits import ImageError
-from mmssl.data.media import decode_image, read_header
 from mmssl.data.pool import map_files
-from mmssl.data.source import ImageSource
 
 CHECK_LIMIT = 200_000
 _PREDICTION_IMAGES = 64

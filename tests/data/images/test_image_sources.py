@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 from picture_files import encode, shared, smooth, write_folder, write_png
 
-from mmssl.data.images import hold_out, open_images, write_skipped
+from mmssl.data.images.open import hold_out, open_images, write_skipped
+from mmssl.data.images.source import Skipped
+from mmssl.data.images.stores import TarStore
 from mmssl.data.limits import Limits
-from mmssl.data.source import Skipped
-from mmssl.data.stores import TarStore
 from mmssl.errors import UserError
 
 

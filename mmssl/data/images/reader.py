@@ -8,10 +8,10 @@ from jaxtyping import Int64, UInt8
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from mmssl.data.crops import Boxes, CropLaw, box_reduction, cut_and_resize, shrunk_boxes
+from mmssl.data.images.crops import Boxes, CropLaw, box_reduction, cut_and_resize, shrunk_boxes
+from mmssl.data.images.decode import decode_image
+from mmssl.data.images.source import ImageSource
 from mmssl.data.limits import ImageError
-from mmssl.data.media import decode_image
-from mmssl.data.source import ImageSource
 from mmssl.masking import NoiseKey
 
 Batch = dict[str, Tensor]

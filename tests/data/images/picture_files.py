@@ -38,4 +38,4 @@ def write_folder(root: Path, count: int, size: tuple[int, int] = (20, 24)) -> li
 
 def shared(name: str) -> Path:
     """A folder of the data that lie beside the repository; may be missing."""
-    return Path(__file__).resolve().parents[2].parent / "shared/data" / name
+    return Path(__file__).resolve().parents[3].parent / "shared/data" / name

@@ -3,12 +3,12 @@
     loader = ImageLoader(open_images("photos", split="train"), size=(64, 64), batch_size=128, seed=0, device="cuda")
     for batch in loader.batches(start_step):    # {"id": [B], "epoch": [B], "image": uint8 [B, C, H, W]}, without end
 
-A small set is decoded once into a :class:`~mmssl.data.cache.PixelCache`. A larger one is decoded crop by crop in the
-worker processes of a torch DataLoader. Both show the same boxes of the same images at the same step, whatever the
-number of workers; the cached images are shrunk, so their pixels differ a little.
+A small set is decoded once into a :class:`~mmssl.data.images.cache.PixelCache`. A larger one is decoded crop by crop
+in the worker processes of a torch DataLoader. Both show the same boxes of the same images at the same step, whatever
+the number of workers; the cached images are shrunk, so their pixels differ a little.
 
 **Broken files.** Every file is decoded once before training: by filling the cache, or by a check whose result is
-remembered (:mod:`mmssl.data.check`). Files that cannot be used get no place in the order; they are listed in
+remembered (:mod:`mmssl.data.images.check`). Files that cannot be used get no place in the order; they are listed in
 ``source.skipped``, and too many of them stop the run. A file that fails later, during training, has changed under our
 hands or was beyond the check's bound; the run stops and names it, because a sample replaced in silence would break what
 the order promises. Resuming continues with the very same batch once the file is repaired.
@@ -24,14 +24,14 @@ import torch
 from jaxtyping import Float64, Int64, Real
 from torch.utils.data import DataLoader
 
-from mmssl.data.cache import PixelCache, build_cache
-from mmssl.data.check import check_images, predicted_cache_bytes
-from mmssl.data.crops import CropLaw
+from mmssl.data.images.cache import PixelCache, build_cache
+from mmssl.data.images.check import check_images, predicted_cache_bytes
+from mmssl.data.images.crops import CropLaw
+from mmssl.data.images.reader import Batch, CropReader, Failure
+from mmssl.data.images.source import MAX_SKIPPED_SHARE, ImageSource
 from mmssl.data.limits import ImageError
 from mmssl.data.order import Order, OrderSampler
 from mmssl.data.pool import START_METHOD
-from mmssl.data.reader import Batch, CropReader, Failure
-from mmssl.data.source import MAX_SKIPPED_SHARE, ImageSource
 from mmssl.errors import UserError
 
 STATISTICS_IMAGES = 1024
@@ -54,7 +54,7 @@ class ImageLoader:
         device: where batches are wanted.
         cache: "memory" decodes once and keeps everything, "none" decodes every crop, "auto" keeps what is predicted to
             fit into ``memory_limit`` bytes.
-        scale, ratio, flip: the law of the training crops, see :class:`~mmssl.data.crops.CropLaw`.
+        scale, ratio, flip: the law of the training crops, see :class:`~mmssl.data.images.crops.CropLaw`.
         min_size: images with fewer pixels high or wide are skipped as too small; give the patch size.
         max_skipped: the share of unusable images past which a UserError is raised.
         rank, world_size: see :class:`~mmssl.data.order.Order`.

@@ -10,13 +10,13 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float64
 
-from mmssl.data.images import open_images
+from mmssl.data.images.decode import decode_image, read_header
+from mmssl.data.images.loader import mean_std_of_levels
+from mmssl.data.images.looking import SIZES
+from mmssl.data.images.open import open_images
+from mmssl.data.images.source import ImageSource, Skipped
 from mmssl.data.limits import ImageError, Limits
-from mmssl.data.loader import mean_std_of_levels
-from mmssl.data.looking import SIZES
-from mmssl.data.media import decode_image, read_header
 from mmssl.data.pool import map_files
-from mmssl.data.source import ImageSource, Skipped
 from mmssl.errors import UserError
 
 # Larger images are thinned to about this many pixels for mean and standard deviation.

@@ -1,0 +1,7 @@
+"""Images: open them wherever they are, look at them, load crops of them."""
+
+from mmssl.data.images.loader import ImageLoader
+from mmssl.data.images.looking import centre_crops, suggest_size
+from mmssl.data.images.open import ImageSource, open_images, write_skipped
+
+__all__ = ["ImageLoader", "ImageSource", "centre_crops", "open_images", "suggest_size", "write_skipped"]
