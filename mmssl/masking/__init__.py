@@ -17,7 +17,7 @@ from mmssl.masking.blocks import block_mask, inverse_block_mask
 from mmssl.masking.noise import NoiseKey
 from mmssl.masking.plan import MaskPlan
 from mmssl.masking.samplers import SAMPLERS, fixed_hidden_count, random_mask, tube_mask, unit_mask
-from mmssl.masking.spans import span_mask
+from mmssl.masking.spans import span_mask, span_units
 from mmssl.masking.theory import hidden_count
 
 __all__ = [
@@ -30,6 +30,7 @@ __all__ = [
     "inverse_block_mask",
     "random_mask",
     "span_mask",
+    "span_units",
     "tube_mask",
     "unit_mask",
 ]

@@ -20,6 +20,7 @@ from mmssl.masking.theory import check_span, check_start_probability, starts_for
 
 STREAM_SPANS = 0x6D61736B20
 STREAM_STARTS = 0x6D61736B21
+STREAM_LENGTHS = 0x6D61736B22
 
 
 def span_mask(
@@ -66,6 +67,27 @@ def span_mask(
         begins = _drawn_starts(key, tokens, lengths, mean, math.floor(most) + 1, span, inside)
         hidden = _over_window(_unrolled(begins, lengths, span), span, torch.logical_or)
     return hidden if valid is None else hidden.gather(1, slots(valid).clamp_min(0).to(torch.int64)) & valid
+
+
+def span_units(
+    key: NoiseKey, words: Int[Tensor, "batch token"], *, stop: float = 0.2, longest: int = 10
+) -> Int[Tensor, "batch token"]:
+    """Cut each sample into spans of whole words, of geometric length, for :func:`mmssl.masking.unit_mask` to hide.
+
+    Lengths l = 1 ... ``longest`` have probability stop (1 - stop)^(l - 1), renormalised: 3.80 words on average with the
+    defaults (Joshi et al. 2020, "SpanBERT", section 3.1). There spans are dropped on the text one by one; here the text
+    is cut into spans, of which some are hidden, so that none overlap and fractions are hit.
+
+    ``words`` numbers the words of a sample from 0 on; what is negative belongs to no word and stays as it is. Returns
+    the number of each token's span. Raises UserError for a probability or length out of range.
+    """
+    if not 0 < stop < 1 or longest < 1:
+        raise UserError(f"span lengths need 0 < stop < 1 and longest >= 1, got {stop} and {longest}")
+    shares = torch.tensor([stop * (1 - stop) ** length for length in range(longest)], dtype=torch.float64)
+    table = (shares.cumsum(0) / shares.sum())[:-1].to(torch.float32).to(key.device)
+    lengths = 1 + torch.bucketize(key.uniform(words.shape[1], STREAM_LENGTHS), table, right=True)
+    span = torch.searchsorted(lengths.cumsum(1), words.clamp_min(0).contiguous(), right=True)
+    return torch.where(words < 0, words, span.to(words.dtype))
 
 
 def _exact_spans(

@@ -7,11 +7,12 @@ Published encoders are settings of it, so their weights fit without loss:
     wav2vec 2.0 base       norm="post", no final norm            (Baevski et al. 2020)
     wav2vec 2.0 large      norm="pre", final norm
 
-Three kinds of input, all ``[batch, token, dim]``:
+Four kinds of input, all ``[batch, token, dim]``:
 
     visible only   every token is real: pass nothing else, which is the fastest path
     padded         ``attention_mask=padding_mask(valid)``
-    packed         several documents in a row: ``attention_mask=document_mask(document)``; no attention across
+    rows           several documents in a row: ``attention_mask=document_mask(document)``; no attention across
+    packed         all sequences end to end in ``[1, total, dim]``: ``attention_mask=Packing(...)``; nothing is padded
 
 And two ways to leave out work whose result nobody reads (both exact, see :meth:`Transformer.forward`): ``output``
 limits the last block to the tokens that are used afterwards, ``shared`` projects tokens that are equal in every
@@ -27,6 +28,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 - the field's name for it
 
 from mmssl.errors import UserError
+from mmssl.nn.packing import Packing, packed_attention
 
 
 @dataclass(frozen=True)
@@ -46,7 +48,9 @@ class TransformerConfig:
     norm_epsilon: float = 1e-6
     """Layer norm's epsilon: 1e-6 in MAE and timm, 1e-12 in BERT and transformers' ViTMAE, 1e-5 in wav2vec 2.0."""
     dropout: float = 0.0
-    """Dropout on the output of attention and feed-forward part, and on its hidden layer."""
+    """Dropout on the output of attention and feed-forward part."""
+    activation_dropout: float = 0.0
+    """Dropout on the hidden layer of the feed-forward part, which ViT has and BERT has not."""
     attention_dropout: float = 0.0
     """Dropout on attention weights."""
     drop_path: float = 0.0
@@ -57,7 +61,7 @@ class TransformerConfig:
             raise UserError(f"dim, depth, heads and mlp_dim must be at least 1, got {self}")
         if self.dim % self.heads:
             raise UserError(f"dim {self.dim} is not divisible by heads {self.heads}: choose another number of heads")
-        for name in ("dropout", "attention_dropout", "drop_path"):
+        for name in ("dropout", "activation_dropout", "attention_dropout", "drop_path"):
             if not 0 <= getattr(self, name) < 1:
                 raise UserError(f"{name} must be at least 0 and below 1, got {getattr(self, name)}")
         if not self.norm_epsilon >= 0:
@@ -105,6 +109,9 @@ def document_mask(document: Int[Tensor, "batch token"]) -> Bool[Tensor, "batch 1
     return (document[:, :, None] == document[:, None, :])[:, None]
 
 
+Mask = Bool[Tensor, "batch 1 #query key"] | Packing | None
+"""Who may look at whom: True = may look. None = everybody at everybody in a sample."""
+
 Output = slice | Int[Tensor, "batch query"] | None
 
 
@@ -124,7 +131,8 @@ def _pick(x: Float[Tensor, "batch token dim"], output: Output) -> Float[Tensor, 
         return x
     if isinstance(output, slice):
         return x[:, output]
-    return x.gather(1, output[:, :, None].expand(-1, -1, x.shape[-1]))
+    first = torch.arange(x.shape[0], device=x.device)[:, None] * x.shape[1]
+    return x.flatten(0, 1).index_select(0, (output + first).flatten()).view(*output.shape, x.shape[-1])
 
 
 class Attention(nn.Module):
@@ -137,10 +145,6 @@ class Attention(nn.Module):
         self.qkv = nn.Linear(config.dim, 3 * config.dim)
         self.proj = nn.Linear(config.dim, config.dim)
 
-    def split(self, x: Float[Tensor, "batch token dim"]) -> Float[Tensor, "batch head token head_dim"]:
-        """Cut the width into heads."""
-        return x.unflatten(-1, (self.heads, -1)).transpose(1, 2)
-
     def project(
         self, x: Float[Tensor, "batch query dim"], memory: Float[Tensor, "batch token dim"]
     ) -> tuple[Float[Tensor, "batch query dim"], Float[Tensor, "batch token dim"], Float[Tensor, "batch token dim"]]:
@@ -152,20 +156,33 @@ class Attention(nn.Module):
         keys, values = F.linear(memory, weight_kv, bias_kv).split(dim, -1)
         return F.linear(x, weight_q, bias_q), keys, values
 
-    def attend(self, q: Tensor, k: Tensor, v: Tensor, mask: Bool[Tensor, "..."] | None) -> Float[Tensor, "b t d"]:
-        """Scaled dot-product attention of tensors ``[batch, head, token, head_dim]``, heads joined, projected."""
+    def attend(
+        self,
+        q: Float[Tensor, "batch query dim"],
+        k: Float[Tensor, "batch token dim"],
+        v: Float[Tensor, "batch token dim"],
+        mask: Mask = None,
+        output: Output = None,
+    ) -> Float[Tensor, "batch query dim"]:
+        """Scaled dot-product attention, projected. With a packing, ``output`` says which tokens ask."""
         dropout = self.dropout if self.training else 0.0
         if q.device.type == "cpu" and q.dtype == torch.bfloat16:
             # in bf16 torch's CPU attention has a backward ten times slower than in fp32, half of a whole step
             q, k, v = q.float(), k.float(), v.float()
         with torch.autocast("cpu", enabled=False):
-            mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout)
-        return self.proj(mixed.transpose(1, 2).flatten(2))
+            if isinstance(mask, Packing):
+                asking = mask.pick(output) if isinstance(output, Tensor) else mask
+                mixed = packed_attention(q, k, v, self.heads, mask, asking, dropout)
+            else:
+                q, k, v = (x.unflatten(-1, (self.heads, -1)).transpose(1, 2) for x in (q, k, v))
+                mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout)
+                mixed = mixed.transpose(1, 2).flatten(2)
+        return self.proj(mixed)
 
     def forward(
         self,
         x: Float[Tensor, "batch token dim"],
-        mask: Bool[Tensor, "batch 1 #query key"] | None = None,
+        mask: Mask = None,
         output: Output = None,
         shared: Float[Tensor, "batch more 3*dim"] | None = None,
     ) -> Float[Tensor, "batch query dim"]:
@@ -176,7 +193,7 @@ class Attention(nn.Module):
             q = _pick(q, output)
         else:
             q, k, v = self.project(_pick(x, output), x)
-        return self.attend(self.split(q), self.split(k), self.split(v), mask)
+        return self.attend(q, k, v, mask, output)
 
 
 class FeedForward(nn.Module):
@@ -186,7 +203,7 @@ class FeedForward(nn.Module):
         super().__init__()
         self.fc1 = nn.Linear(config.dim, config.mlp_dim)
         self.fc2 = nn.Linear(config.mlp_dim, config.dim)
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = nn.Dropout(config.activation_dropout)
 
     def forward(self, x: Float[Tensor, "batch token dim"]) -> Float[Tensor, "batch token dim"]:
         """Apply to each token alone."""
@@ -228,7 +245,7 @@ class Block(nn.Module):
     def forward(
         self,
         x: Float[Tensor, "batch token dim"],
-        mask: Bool[Tensor, "batch 1 #query key"] | None = None,
+        mask: Mask = None,
         output: Output = None,
         shared: Shared | None = None,
     ) -> Float[Tensor, "batch query dim"]:
@@ -260,8 +277,7 @@ class CrossBlock(nn.Module):
         self, x: Float[Tensor, "batch query dim"], memory: Float[Tensor, "batch token dim"]
     ) -> Float[Tensor, "batch query dim"]:
         """``memory`` comes normalised: it is the same for every block."""
-        q, k, v = (self.attention.split(part) for part in self.attention.project(self.norm1(x), memory))
-        x = x + self.attention.attend(q, k, v, None)
+        x = x + self.attention.attend(*self.attention.project(self.norm1(x), memory))
         return x + self.mlp(self.norm2(x))
 
 
@@ -278,21 +294,23 @@ class Transformer(nn.Module):
     def forward(
         self,
         x: Float[Tensor, "batch token dim"],
-        attention_mask: Bool[Tensor, "batch 1 #query key"] | None = None,
+        attention_mask: Mask = None,
         *,
         output: Output = None,
         shared: Shared | None = None,
     ) -> Float[Tensor, "batch query dim"]:
         """Encode tokens.
 
-        ``attention_mask``: True = may look; from :func:`padding_mask` or :func:`document_mask`; None = all real.
+        ``attention_mask``: from :func:`padding_mask` or :func:`document_mask`, or a ``Packing``; None = all real.
         Its query dimension must be 1 (padding) when ``output`` is given: the last block has fewer queries.
-        ``output``: a slice, or ids, of the tokens to return. The last block then computes queries and
-        feed-forward part for these alone; the result equals computing all and picking.
+        ``output``: a slice, or ids, of the tokens to return; with a packing, ids in ascending order. The last block
+        then computes queries and feed-forward part for these alone; the result equals computing all and picking.
         ``shared``: tokens behind ``x`` that all samples draw from one table. The first block then
         projects the table once; the result equals appending the rows to ``x``.
         """
-        if output is not None and attention_mask is not None and attention_mask.shape[2] != 1:
+        if isinstance(attention_mask, Packing) and isinstance(output, slice):
+            raise UserError("output= of a packed batch must be ids, in ascending order: a slice is not one a sequence")
+        if output is not None and isinstance(attention_mask, Tensor) and attention_mask.shape[2] != 1:
             raise UserError("output= needs an attention mask that is the same for all queries, such as padding_mask's")
         last = len(self.blocks) - 1
         for index, block in enumerate(self.blocks):

@@ -11,6 +11,11 @@ __all__ = ["PREDICTORS", "Outcome", "Predictor", "load_predictor", "outcome_of",
 
 PREDICTORS = {
     "masked_autoencoder": ("mmssl.predictors.masked_autoencoder", "MaskedAutoencoder", "MaskedAutoencoderConfig"),
+    "masked_language_model": (
+        "mmssl.predictors.masked_language_model",
+        "MaskedLanguageModel",
+        "MaskedLanguageModelConfig",
+    ),
 }
 
 
