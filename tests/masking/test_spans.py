@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from mmssl.errors import UserError
-from mmssl.masking import NoiseKey, hidden_count, span_mask, theory
+from mmssl.masking import NoiseKey, hidden_count, span_mask, span_units, theory
 from mmssl.masking.spans import _draws_needed
 
 scipy_stats = pytest.importorskip("scipy.stats")
@@ -240,3 +240,35 @@ def test_runs_of_exact_spans_are_those_of_starts_at_the_same_coverage():
 def test_bad_arguments_are_refused(arguments, sentence):
     with pytest.raises(UserError, match=sentence):
         span_mask(key_of(2), 20, **arguments)
+
+
+# --- spans of words
+
+
+def test_span_units_have_geometric_lengths_of_whole_words():
+    """The law of SpanBERT, section 3.1: l = 1 ... 10 with p (1 - p)^(l - 1), p = 0.2, renormalised; mean 3.80."""
+    words = torch.arange(400).repeat_interleave(2).expand(500, -1).contiguous()
+    units = span_units(key_of(500), words)
+    assert torch.equal(units[:, ::2], units[:, 1::2])
+    per_word = units[:, ::2]
+    steps = per_word[:, 1:] - per_word[:, :-1]
+    assert set(steps.unique().tolist()) == {0, 1}
+    assert (per_word[:, 0] == 0).all()
+    # the first 30 spans of each sample end within its 400 words
+    lengths = torch.stack([(per_word == span).sum(1) for span in range(30)]).flatten()
+    law = np.array([0.2 * 0.8**length for length in range(10)])
+    law /= law.sum()
+    assert float(lengths.double().mean()) == pytest.approx(float((law * np.arange(1, 11)).sum()), abs=0.06)
+    assert float((law * np.arange(1, 11)).sum()) == pytest.approx(3.80, abs=0.005)
+    counts = torch.bincount(lengths, minlength=11)[1:].numpy()
+    assert scipy_stats.chisquare(counts, law * counts.sum()).pvalue > 1e-3
+
+
+def test_span_units_leave_special_tokens_out_and_ignore_padding():
+    words = torch.tensor([[-1, 0, 1, 1, 2, 3, -1, -1]])
+    units = span_units(key_of(1), words)
+    assert (units[words < 0] == -1).all()
+    wider = torch.nn.functional.pad(words, (0, 5), value=-1)
+    assert torch.equal(span_units(key_of(1), wider)[:, :8], units)
+    with pytest.raises(UserError, match="0 < stop < 1"):
+        span_units(key_of(1), words, stop=1.0)
