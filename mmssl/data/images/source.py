@@ -6,9 +6,7 @@ broken (those are never sampled, see :mod:`mmssl.data.images.loader`), and chang
 
 import copy
 import hashlib
-import json
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,21 +16,10 @@ from mmssl.data.images.decode import decode_image
 from mmssl.data.images.stores import Store
 from mmssl.data.labels import LabelTable
 from mmssl.data.limits import ImageError, Limits
+from mmssl.data.skipped import MAX_SKIPPED_SHARE, Skipped, write_skipped
 from mmssl.errors import UserError
 
-MAX_SKIPPED_SHARE = 0.05
-
-
-@dataclass(frozen=True)
-class Skipped:
-    """A file that is not used, and why.
-
-    ``kind``: "not an image", or that of an :class:`~mmssl.data.images.decode.ImageError`.
-    """
-
-    file: str
-    reason: str
-    kind: str
+__all__ = ["MAX_SKIPPED_SHARE", "Entry", "ImageSource", "Part", "Skipped", "write_skipped"]
 
 
 @dataclass(frozen=True)
@@ -174,17 +161,3 @@ class ImageSource:
                 f"{max_share:.0%} (first: {self.location(first)}: {failures[first].reason}): repair or remove them; "
                 f"`mmssl inspect {self.name}` lists them all"
             )
-
-
-def write_skipped(run_dir: Path, *sources: ImageSource) -> Path:
-    """Write skipped.jsonl of a run: one JSON object (file, reason, kind) a line."""
-    path = run_dir / "skipped.jsonl"
-    rows = dict.fromkeys(item for source in sources for item in source.skipped)
-    lines = [
-        json.dumps({"file": row.file, "reason": row.reason, "kind": row.kind}, ensure_ascii=False) + "\n"
-        for row in rows
-    ]
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text("".join(lines), encoding="utf-8", errors="backslashreplace")
-    partial.replace(path)
-    return path
