@@ -11,14 +11,39 @@ from mmssl.errors import one_sentence_errors
 # Each command imports what it needs when it runs, so that `mmssl --help` answers at once.
 
 
-def inspect(data: Positional[str], *, split: str | None = None, channels: int = 3) -> None:
-    """Tell what is in a folder, list file or tar file: number, sizes, formats, unreadable files, mean and std.
+def inspect(
+    data: Positional[str],
+    *,
+    kind: Literal["auto", "images", "text"] = "auto",
+    split: str | None = None,
+    channels: int = 3,
+    tokenizer: Path | None = None,
+    documents: Literal["auto", "file", "line", "block"] = "auto",
+    text_column: str = "text",
+) -> None:
+    """Tell what is in a folder, file or tar file of pictures or texts: number, sizes, splits, what cannot be used.
 
     Args:
-        data: Folder, list file (.txt, .csv), tar file or Hugging Face data set.
+        data: Folder, file, tar file or Hugging Face data set; for pictures also a list (.txt, .csv).
+        kind: What to look at; auto looks at which files are there and says so.
         split: Look at one split only.
-        channels: Channels to read images with.
+        channels: Channels to read pictures with.
+        tokenizer: Directory of the tokenizer to count tokens with; by default one is trained on the texts.
+        documents: How running text is cut: a file, line or blank-line block a document.
+        text_column: Column or field that holds the text in tables.
     """
+    if kind == "auto":
+        from mmssl.data.kind import kind_of
+
+        kind, said = kind_of(data)
+        print(said)
+    if kind == "text":
+        from mmssl.data.text.inspect import inspect_texts, print_text_report
+
+        print_text_report(
+            inspect_texts(data, split=split, tokenizer=tokenizer, documents=documents, text_column=text_column)
+        )
+        return
     from mmssl.data.images.inspect import inspect_images, print_report
 
     print_report(inspect_images(data, split=split, channels=channels))
@@ -27,22 +52,47 @@ def inspect(data: Positional[str], *, split: str | None = None, channels: int = 
 def reveal(
     run: Positional[Path], *, data: str | None = None, out: Path | None = None, count: int = 8, first: int = 0
 ) -> None:
-    """Draw what was hidden, what was predicted and what was true.
+    """Show what was hidden, what was predicted and what was true: a picture, or texts with guesses.
 
     Args:
         run: Run folder.
-        data: Pictures to use; by default the run's own held-out ones.
-        out: PNG file to write; by default RUN/reveal/reveal.png.
-        count: Number of pictures.
-        first: Start at this picture.
+        data: Pictures or texts to use; by default the run's own held-out ones.
+        out: PNG or HTML file to write; by default in RUN/reveal.
+        count: Number of pictures or texts.
+        first: Start at this one.
     """
     from mmssl.evaluation.reveal import write_reveal
+    from mmssl.evaluation.reveal_text import reveal_text_run
     from mmssl.evaluation.runs import held_out_batch
     from mmssl.predictors import load_predictor
+    from mmssl.predictors.masked_language_model import MaskedLanguageModel
 
     predictor = load_predictor(run)
+    if isinstance(predictor, MaskedLanguageModel):
+        page = out or run / "reveal" / "reveal.html"
+        print(reveal_text_run(run, predictor, data, page, count, first))
+        return
     batch = held_out_batch(run, predictor, data, first, count)
     print(write_reveal(predictor, batch, out or run / "reveal" / "reveal.png"))
+
+
+def fill(run: Positional[Path], text: Positional[str]) -> None:
+    """Guess the missing words of a sentence, such as "the [MASK] sat on the mat".
+
+    Args:
+        run: Run folder of a language model.
+        text: A text with [MASK] where a token is missing.
+    """
+    from mmssl.data.text.tokenizer import TextTokenizer
+    from mmssl.errors import UserError
+    from mmssl.evaluation.reveal_text import fill_text, print_guesses
+    from mmssl.predictors import load_predictor
+    from mmssl.predictors.masked_language_model import MaskedLanguageModel
+
+    predictor = load_predictor(run)
+    if not isinstance(predictor, MaskedLanguageModel):
+        raise UserError(f"{run} is a {predictor.name}: only language models fill in words")
+    print_guesses(text, fill_text(predictor, TextTokenizer.load(run / "model"), text))
 
 
 def probe(
@@ -54,12 +104,15 @@ def probe(
     finetune_labels: tuple[int, ...] = (100, 1000),
     out: Path | None = None,
 ) -> None:
-    """Measure the frozen representation on labels: linear probe, kNN, few labels, beside raw pixels and random weights.
+    """Measure the frozen representation on labels: linear probe, kNN, few labels, beside raw input and random weights.
+
+    Raw input is pixels for pictures, and a bag of words (TF-IDF) for texts.
 
     Args:
         run: Run folder.
-        data: Labelled images: class folders or a labels.csv, with train and val (or test) splits.
-        label: Column of labels.csv.
+        data: Labelled images: class folders or a labels.csv, with train and val (or test) splits. Labelled texts: a
+            .tsv, .csv or .jsonl file with a column text, or class folders of .txt files.
+        label: Column of labels.csv, or of the table of texts.
         seeds: Repetitions of everything that is drawn at random.
         finetune_labels: Numbers of labels for accuracy against labels; nothing after the flag switches it off.
         out: Folder for probe.json and the figure; by default RUN/probe.
@@ -74,7 +127,7 @@ def export(run: Positional[Path], *, to: Literal["timm", "transformers"], out: P
 
     Args:
         run: Run folder.
-        to: The library.
+        to: The library; transformers for language models.
         out: Folder to write; must be empty or missing.
     """
     from mmssl.interchange import export as write
@@ -86,7 +139,7 @@ def main(arguments: list[str] | None = None) -> None:
     """Command line."""
     with one_sentence_errors():
         tyro.extras.subcommand_cli_from_dict(
-            {"inspect": inspect, "reveal": reveal, "probe": probe, "export": export},
+            {"inspect": inspect, "reveal": reveal, "fill": fill, "probe": probe, "export": export},
             args=arguments,
             description="Look at data, and read what recipes wrote.",
         )

@@ -25,6 +25,8 @@ from mmssl.evaluation.features import to_device
 from mmssl.evaluation.reveal import write_reveal
 from mmssl.evaluation.runs import split_images
 from mmssl.interchange import adapt_config, load_initial_weights
+from mmssl.masking import hidden_count
+from mmssl.nn.patches import patch_grid
 from mmssl.predictors.masked_autoencoder import PRESETS, MaskedAutoencoder, MaskedAutoencoderConfig
 from mmssl.training.config import RunConfig
 from mmssl.training.loop import Trainer
@@ -52,8 +54,8 @@ class Config(RunConfig):
     """Which patches are hidden together."""
     target: Literal["normalized_pixels", "pixels"] = "normalized_pixels"
     """Predict pixels normalised within a patch (better features) or plain pixels (better pictures)."""
-    decoded_fraction: float = 0.25
-    """cross_mae: share of the hidden patches decoded in a step."""
+    decoded_fraction: float | None = None
+    """cross_mae: share of the hidden patches decoded in a step. Default: a quarter, but at least 36 patches."""
     crop_scale: tuple[float, float] = (0.2, 1.0)
     """Range of the share of a picture's area that a training crop keeps (He et al. 2022, appendix A.1)."""
     flip: bool = True
@@ -79,7 +81,7 @@ def describe_model(
         mask_fraction=config.mask_fraction,
         sampler=config.sampler,
         target=config.target,
-        decoded_fraction=config.decoded_fraction,
+        decoded_fraction=config.decoded_fraction or default_decoded(size, patch, config.mask_fraction),
         channels=config.channels,
         mean=tuple(mean.tolist()),
         std=tuple(std.tolist()),
@@ -97,6 +99,15 @@ def default_patch(size: tuple[int, int]) -> tuple[int, int]:
     """32-pixel pictures want patches of 4, 64 to 128 of 8, larger ones of 16."""
     edge = 4 if min(size) < 64 else 8 if min(size) <= 128 else 16
     return edge, edge
+
+
+def default_decoded(size: tuple[int, int], patch: tuple[int, int], mask_fraction: float) -> float:
+    """A quarter is CrossMAE's choice at 147 hidden patches, which is 36 (Fu et al. 2024); fewer teach less a step.
+
+    On 32-pixel pictures, with 48 hidden patches, a quarter cost two points of probe accuracy at equal steps.
+    """
+    rows, columns = patch_grid(size, patch)
+    return min(1.0, max(0.25, 36 / hidden_count(rows * columns, mask_fraction)))
 
 
 def default_learning_rate(model: MaskedAutoencoderConfig, batch_size: int) -> float:

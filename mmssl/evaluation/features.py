@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TypeVar
 
 import numpy as np
@@ -36,6 +36,8 @@ class LabelledSet:
     """Class number by sample id."""
     names: Sequence[str]
     """Class names by class number."""
+    padding: Mapping[str, int] = field(default_factory=dict)
+    """Tensors whose second dimension is as long as the longest sample of a batch, and what fills it behind others."""
 
     def labels(self, batch: Batch) -> Int[Tensor, " batch"]:
         """Class numbers of a batch, on the CPU."""
@@ -138,15 +140,46 @@ def extract(
     return features, torch.cat(labels)
 
 
+def take(batch: Batch, chosen: Int[Tensor, " chosen"]) -> dict[str, Tensor]:
+    """Some samples of a batch, in the order of ``chosen``."""
+    return {name: values[chosen.to(values.device)] for name, values in batch.items()}
+
+
+def longest_first(batch: Batch) -> tuple[dict[str, Tensor], Int[Tensor, " sample"]]:
+    """The batch as loaders hand it out, and the order that its samples are in now.
+
+    Samples with a ``length`` come longest first and are cut to the longest; others stay as they are.
+    """
+    if "length" not in batch:
+        return dict(batch), torch.arange(len(batch["id"]), device=batch["id"].device)
+    order = batch["length"].argsort(descending=True, stable=True)
+    longest = int(batch["length"].max())
+    cut = {name: values[:, :longest] if values.ndim > 1 else values for name, values in take(batch, order).items()}
+    return cut, order
+
+
 def gather(samples: LabelledSet, positions: Int[Tensor, " chosen"]) -> dict[str, Tensor]:
-    """The batch of the samples at ``positions`` in the order of the batches, in the order of ``positions``."""
+    """The batch of the samples at ``positions`` in the order of the batches, in the order of ``positions``.
+
+    Samples of different lengths are padded to the longest of the batches that they come from.
+    """
     sorted_positions, back = positions.unique(return_inverse=True)
     parts: dict[str, list[Tensor]] = {}
     start = 0
     for batch in samples.batches():
         stop = start + len(batch["id"])
         inside = sorted_positions[(sorted_positions >= start) & (sorted_positions < stop)] - start
-        for name, values in batch.items():
-            parts.setdefault(name, []).append(values[inside.to(values.device)])
+        if len(inside):
+            for name, values in take(batch, inside).items():
+                parts.setdefault(name, []).append(values)
         start = stop
-    return {name: torch.cat(values)[back.to(values[0].device)] for name, values in parts.items()}
+    joined = {name: torch.cat(_padded(values, samples.padding.get(name))) for name, values in parts.items()}
+    return take(joined, back)
+
+
+def _padded(parts: list[Tensor], fill: int | None) -> list[Tensor]:
+    """Filled up to the longest in the second dimension; as they are where nothing is said to fill with."""
+    if fill is None:
+        return parts
+    longest = max(part.shape[1] for part in parts)
+    return [F.pad(part, (0, longest - part.shape[1]), value=fill) for part in parts]

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 - the field's name for it
 
 from mmssl.errors import UserError
-from mmssl.evaluation.features import LabelledSet, seeded, to_device
+from mmssl.evaluation.features import LabelledSet, longest_first, seeded, take, to_device
 from mmssl.predictors.base import Batch, Predictor
 from mmssl.training.optimizer import NO_DECAY, learning_rate_at
 
@@ -81,7 +81,8 @@ def finetune(
     with seeded(seed, predictor.device), torch.enable_grad():
         copied = copy.deepcopy(predictor).train()
         with torch.no_grad():
-            dim = copied.encode_clean({name: values[:1] for name, values in batch.items()})[feature].shape[1]
+            first, _ = longest_first(take(batch, torch.zeros(1, dtype=torch.int64)))
+            dim = copied.encode_clean(first)[feature].shape[1]
         model = Classifier(copied, feature, dim, classes).to(predictor.device)
         groups = layer_groups(model, config)
         optimizer = torch.optim.AdamW(groups, lr=0.0, betas=(0.9, 0.999))
@@ -91,7 +92,8 @@ def finetune(
             for group in optimizer.param_groups:
                 group["lr"] = rate * group["scale"]
             chosen = _draw(len(labels), config.batch_size, generator).to(labels.device)
-            loss = F.cross_entropy(model({name: values[chosen] for name, values in batch.items()}), labels[chosen])
+            part, order = longest_first(take(batch, chosen))
+            loss = F.cross_entropy(model(part), labels[chosen][order])
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
             nn.utils.clip_grad_norm_(parameters, config.clip)

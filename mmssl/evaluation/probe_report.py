@@ -39,12 +39,12 @@ def print_report(report: ProbeReport, console: "Console | None" = None) -> None:
         for row in rows:
             cells = [_cell(report.results, (*row, method, budget)) for budget in budgets]
             style = "bold" if row[0] == PRETRAINED else None
-            table.add_row("  " + _row_name(*row, method), *cells, style=style)
+            table.add_row("  " + _row_name(report, *row, method), *cells, style=style)
         if rows:
             table.add_section()
     console = console or Console()
     console.print(table)
-    console.print(_footnote(report), style="dim")
+    console.print("\n".join([_footnote(report), *report.notes]), style="dim")
 
 
 def _rows(report: ProbeReport, method: str) -> list[tuple[str, str]]:
@@ -55,10 +55,10 @@ def _rows(report: ProbeReport, method: str) -> list[tuple[str, str]]:
     return sorted(found, key=lambda row: (order[row[0]], features.get(row[1], 2), row[1]))
 
 
-def _row_name(representation: str, feature: str, method: str) -> str:
+def _row_name(report: ProbeReport, representation: str, feature: str, method: str) -> str:
     if (representation, method) == (UNTRAINED, "finetune"):
         return "random init (scratch)"
-    return representation if representation == RAW else f"{representation}, {feature}"
+    return report.raw if representation == RAW else f"{representation}, {feature}"
 
 
 def _cell(results: Sequence[ProbeResult], wanted: tuple[str, str, str, int]) -> str:
@@ -107,7 +107,7 @@ def draw_figure(report: ProbeReport, file: Path) -> None:
         aside = 1.02 ** (place - len(lines) / 2)  # so that the bars of neighbours can be told apart
         axes.errorbar(
             [budget * aside for budget in budgets], means, stds,
-            label=f"{METHODS[method]}: {_row_name(representation, feature, method)}",
+            label=f"{METHODS[method]}: {_row_name(report, representation, feature, method)}",
             color=COLOURS[representation], linestyle=STYLES[method], linewidth=1.6, capsize=2.5, elinewidth=1,
             marker=MARKERS.get(feature, "D"), markersize=5, markerfacecolor="white" if feature == "cls" else None,
         )  # fmt: skip

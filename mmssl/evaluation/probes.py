@@ -20,8 +20,9 @@ from jaxtyping import Int
 from torch import Tensor
 
 from mmssl.errors import UserError
-from mmssl.evaluation.classifiers import class_rank, fit_linear_probe, nearest_neighbours, standardise
+from mmssl.evaluation.classifiers import class_rank
 from mmssl.evaluation.features import (
+    Encode,
     LabelledSet,
     extract,
     freshly_initialised,
@@ -29,8 +30,10 @@ from mmssl.evaluation.features import (
     gather,
     raw_features,
     side_by_side,
+    take,
 )
 from mmssl.evaluation.finetune import FinetuneConfig, accuracy_of, finetune
+from mmssl.evaluation.representations import Baseline, Frozen, Representation
 from mmssl.predictors.base import Predictor
 
 PRETRAINED, UNTRAINED, RAW = "pretrained", "random init", "raw input"
@@ -43,7 +46,7 @@ class ProbeResult:
     representation: str
     """``pretrained``, ``random init`` (same architecture, not trained), or ``raw input``."""
     feature: str
-    """``mean`` over tokens, ``cls`` token, ``flat`` raw input."""
+    """``mean`` over tokens, ``cls`` token, ``flat`` or another name for raw input."""
     method: str
     """``linear`` and ``knn`` on frozen features; ``finetune`` trains the encoder too (``random init``: scratch)."""
     labels: int
@@ -80,6 +83,10 @@ class ProbeReport:
     finetune: dict[str, Any]
     """Settings of fine-tuning."""
     results: list[ProbeResult]
+    raw: str = RAW
+    """What the raw input was made into, for people."""
+    notes: tuple[str, ...] = ()
+    """What else has to be known of the data and the baseline, in sentences."""
 
     @property
     def chance(self) -> float:
@@ -108,11 +115,13 @@ def probe(
     train: LabelledSet,
     test: LabelledSet,
     *,
+    raw: Encode | Baseline = raw_features,
     label: str | None = None,
     seeds: int = 3,
     labels: Sequence[int] = (10, 100, 1000),
     finetune_labels: Sequence[int] = (100, 1000),
     finetune_config: FinetuneConfig | None = None,
+    notes: Sequence[str] = (),
     say: Callable[[str], None] | None = None,
 ) -> ProbeReport:
     """Measure how well ``label`` can be told from a predictor's features, from raw input and from an untrained encoder.
@@ -121,6 +130,9 @@ def probe(
     training from scratch, at each of ``finetune_labels``. Numbers below one label a class, or not below the number of
     training samples, are left out. Each seed draws other labels (balanced; smaller draws are part of larger ones),
     another untrained encoder and another order of fine-tuning. ``say`` receives a line before each lengthy part.
+
+    ``raw``: what makes features of a batch's raw input, or a baseline that is fitted anew on the labelled samples of
+    each draw (:class:`mmssl.evaluation.bag_of_words.BagOfWords`). ``notes`` are printed below the table.
 
     Raises UserError where the two sets have other classes, a set is empty, or features are not finite.
     """
@@ -133,7 +145,9 @@ def probe(
     say = say or (lambda _line: None)
     config = finetune_config or FinetuneConfig()
     untrained = [freshly_initialised(predictor, seed) for seed in range(seeds)]
-    encoders = {PRETRAINED: frozen(predictor), RAW: raw_features}
+    encoders = {PRETRAINED: frozen(predictor)}
+    if not isinstance(raw, Baseline):
+        encoders[RAW] = raw
     encode = side_by_side(encoders | {f"{UNTRAINED} {seed}": frozen(model) for seed, model in enumerate(untrained)})
     say("features of the training part")
     train_features, train_labels = extract(encode, train)
@@ -141,11 +155,14 @@ def probe(
     test_features, test_labels = extract(encode, test)
     classes, count = len(train.names), len(train_labels)
 
-    table = _Table(predictor.device if predictor.device.type == "cuda" else torch.device("cpu"), classes, seeds)
-    budgets = _usable(labels, classes, count)
+    device = predictor.device if predictor.device.type == "cuda" else torch.device("cpu")
+    table = _Table(train_labels, test_labels, classes, seeds, _usable(labels, classes, count))
     for name in train_features:
         say(f"classifiers on {name}")
-        table.add(name, train_features[name], train_labels, test_features[name], test_labels, budgets)
+        table.add(name, Frozen(train_features[name], test_features[name], device))
+    if isinstance(raw, Baseline):
+        say(f"classifiers on {raw.name}")
+        table.add(f"{RAW}.{raw.feature}", raw)
     budgets = _usable(finetune_labels, classes, count)
     tuned = _finetune_all(predictor, untrained, train, test, train_labels, budgets, config, say)
     return ProbeReport(
@@ -157,6 +174,8 @@ def probe(
         seeds=seeds,
         finetune=dataclasses.asdict(config),
         results=[*table.results(), *tuned],
+        raw=raw.name if isinstance(raw, Baseline) else RAW,
+        notes=tuple(notes),
     )
 
 
@@ -181,35 +200,28 @@ def balanced_draw(labels: Int[Tensor, " sample"], count: int, seed: int) -> Int[
 class _Table:
     """Accuracies of classifiers on frozen features, collected by seed."""
 
-    def __init__(self, device: torch.device, classes: int, seeds: int) -> None:
-        self.device, self.classes, self.seeds = device, classes, seeds
+    def __init__(self, labels: Tensor, test_labels: Tensor, classes: int, seeds: int, budgets: Sequence[int]) -> None:
+        self.labels, self.test_labels, self.classes, self.seeds = labels, test_labels, classes, seeds
+        self.budgets = [*budgets, len(labels)]
         self.cells: dict[tuple[str, str, str, int], list[tuple[float, float | None]]] = {}
 
-    def add(
-        self, name: str, train: Tensor, labels: Tensor, test: Tensor, test_labels: Tensor, budgets: Sequence[int]
-    ) -> None:
-        """Probe one set of features. Those of an untrained encoder carry its seed in their name."""
+    def add(self, name: str, subject: Representation) -> None:
+        """Probe one representation. Those of an untrained encoder carry its seed in their name."""
         representation, feature = name.rsplit(".", 1)
-        seeds = list(range(self.seeds))
+        seeds, count = list(range(self.seeds)), len(self.labels)
         if representation.startswith(UNTRAINED):
             seeds = [int(representation.removeprefix(UNTRAINED))]
             representation = UNTRAINED
-        train, labels = train.to(self.device), labels.to(self.device)
-        test, test_labels = test.to(self.device), test_labels.to(self.device)
-        predicted = nearest_neighbours(train, labels, test, self.classes)
-        self._put((representation, feature, "knn", len(labels)), predicted, test_labels, None)
-        # Mean and spread need no labels, so all training samples give them, however few are labelled.
-        train, test = standardise(train, test)
-        for budget in [*budgets, len(labels)]:
+        self._put((representation, feature, "knn", count), subject.nearest(self.labels, self.classes), None)
+        for budget in self.budgets:
             # With all labels and given features a seed would only cut the part that chooses l2 differently.
-            for seed in seeds if budget < len(labels) else seeds[:1]:
-                chosen = balanced_draw(labels.cpu(), budget, seed).to(self.device)
-                classifier = fit_linear_probe(train[chosen], labels[chosen], self.classes, seed=seed)
-                key = (representation, feature, "linear", budget)
-                self._put(key, classifier.predict(test), test_labels, classifier.l2)
+            for seed in seeds if budget < count else seeds[:1]:
+                chosen = balanced_draw(self.labels, budget, seed)
+                predicted, l2 = subject.linear(chosen, self.labels[chosen], self.classes, seed)
+                self._put((representation, feature, "linear", budget), predicted, l2)
 
-    def _put(self, key: tuple[str, str, str, int], predicted: Tensor, truth: Tensor, l2: float | None) -> None:
-        self.cells.setdefault(key, []).append((float((predicted == truth).float().mean()), l2))
+    def _put(self, key: tuple[str, str, str, int], predicted: Tensor, l2: float | None) -> None:
+        self.cells.setdefault(key, []).append((float((predicted == self.test_labels).float().mean()), l2))
 
     def results(self) -> list[ProbeResult]:
         """One result a cell."""
@@ -251,7 +263,7 @@ def _finetune_all(
                 say(f"fine-tuning {done + 1} of {total}: {name}, {budget} labels{_to_go(start, done, total)}")
                 chosen = draws[seed][:budget]
                 inside = torch.searchsorted(needed, chosen)
-                batch = {key: values[inside.to(values.device)] for key, values in pool.items()}
+                batch = take(pool, inside)
                 tuned = finetune(models[seed], batch, labels[chosen], len(train.names), seed=seed, config=settings)
                 accuracies.append(accuracy_of(tuned, test))
                 done += 1

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -52,19 +53,34 @@ def held_out_batch(run: Path, predictor: Predictor, data: str | None, first: int
 def probe_run(
     run: Path, data: str, label: str | None, seeds: int, finetune_labels: Sequence[int], out: Path, workers: int = 2
 ) -> ProbeReport:
-    """Probe the model of a run on labelled pictures: prints the table, writes ``probe.json`` and a figure."""
+    """Probe the model of a run on labelled data of its kind: prints the table, writes ``probe.json`` and a figure.
+
+    Raises UserError where there are no probes for the kind of run, and for what is wrong with the data.
+    """
+    from mmssl.evaluation.text_runs import probe_texts
+
     predictor = load_predictor(run)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    predictor.to(device)
-    parts = []
-    for source in split_images(data, predictor.config.channels, held_out=("test", "val")):
-        loader = frozen_loader(source, predictor, workers)
-        parts.append(LabelledSet(lambda loader=loader: loader.frozen(256), *source.labels(label)))
-    report = probe(
-        predictor, *parts, label=label, seeds=seeds, finetune_labels=finetune_labels,
-        say=lambda line: print(f"... {line}", flush=True),
-    )  # fmt: skip
+    predictor.to(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
+    settings = {"seeds": seeds, "finetune_labels": finetune_labels, "say": _say}
+    if predictor.name == "masked_autoencoder":
+        report = _probe_images(predictor, data, label, workers, **settings)
+    elif predictor.name == "masked_language_model":
+        report = probe_texts(predictor, run, data, label, **settings)
+    else:
+        raise UserError(f"{run} is a {predictor.name}, for which there are no probes")
     print_report(report)
     for file in save_report(report, out):
         print(file)
     return report
+
+
+def _say(line: str) -> None:
+    print(f"... {line}", flush=True)
+
+
+def _probe_images(predictor: Predictor, data: str, label: str | None, workers: int, **settings: Any) -> ProbeReport:
+    parts = []
+    for source in split_images(data, predictor.config.channels, held_out=("test", "val")):
+        loader = frozen_loader(source, predictor, workers)
+        parts.append(LabelledSet(lambda loader=loader: loader.frozen(256), *source.labels(label)))
+    return probe(predictor, *parts, label=label, **settings)

@@ -5,9 +5,24 @@ export("runs/photos", "timm", Path("photos-timm"))          # writes, reloads wi
 config = adapt_config(config, "photos-timm")                 # sizes, patch, positions of what is there
 predictor = MaskedAutoencoder(config)
 print(load_initial_weights(predictor, "photos-timm"))
+
+tokenizer = initial_tokenizer("bert-folder")                 # the same for texts
+config = adapt_text_config(config, "bert-folder")
+predictor = MaskedLanguageModel(config)
+print(load_initial_text_weights(predictor, "bert-folder"))
+
+What all modalities share lies here; what a published family is called and how it is laid out, in ``vit`` and ``bert``.
 """
 
-from mmssl.interchange.start import adapt_config, load_initial_weights
+from mmssl.interchange.bert import adapt_text_config, initial_tokenizer, load_initial_text_weights
+from mmssl.interchange.vit.start import adapt_config, load_initial_weights
 from mmssl.interchange.write import export
 
-__all__ = ["adapt_config", "export", "load_initial_weights"]
+__all__ = [
+    "adapt_config",
+    "adapt_text_config",
+    "export",
+    "initial_tokenizer",
+    "load_initial_text_weights",
+    "load_initial_weights",
+]

@@ -12,24 +12,31 @@ _FILES = [
     "model.safetensors",
     "model.safetensors.index.json",
     "model-*-of-*.safetensors",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "vocab.txt",
+    "vocab.json",
+    "merges.txt",
 ]
 
 
-def locate(where: str | Path) -> Path:
+def locate(where: str | Path, loader: str) -> Path:
     """The folder or safetensors file ``where``, or a downloaded copy of the Hugging Face model of that name.
 
-    ``owner/name`` counts as a name on the hub where neither it nor a folder ``owner`` exists here. Only safetensors
-    and JSON are fetched. Raises UserError where there is nothing, or no way to fetch it.
+    ``owner/name`` counts as a name on the hub where neither it nor a folder ``owner`` exists here. Only safetensors,
+    JSON and vocabularies are fetched. ``loader`` is the class of transformers that could convert a pickle. Raises
+    UserError where there is nothing, or no way to fetch it.
     """
     path = Path(where)
     if path.exists():
         return path
     if not _HUB_NAME.fullmatch(str(where)) or path.parent.is_dir():
         raise UserError(f"{path} does not exist: give a run, a timm or transformers folder, or a Hugging Face name")
-    return _download(str(where))
+    return _download(str(where), loader)
 
 
-def _download(name: str) -> Path:
+def _download(name: str, loader: str) -> Path:
     try:
         from huggingface_hub import snapshot_download
         from huggingface_hub.errors import HfHubHTTPError, HFValidationError
@@ -49,6 +56,6 @@ def _download(name: str) -> Path:
     if not list(folder.glob("*.safetensors")):
         raise UserError(
             f"{name} has no safetensors on Hugging Face, and pickles are not read: convert it once with "
-            f"transformers.ViTMAEForPreTraining.from_pretrained('{name}').save_pretrained('DIR') and give --init DIR"
+            f"transformers.{loader}.from_pretrained('{name}').save_pretrained('DIR') and give --init DIR"
         )
     return folder

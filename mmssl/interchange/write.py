@@ -1,263 +1,32 @@
 """Weights of a run as a folder that timm or transformers loads, compared with the run before it is handed over."""
 
-import json
-import shutil
-import tempfile
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from mmssl.errors import UserError
-from mmssl.interchange.names import TIMM, TRANSFORMERS, Weights, decoder_to, encoder_to
-from mmssl.interchange.parity import TIMM_EPSILON, TOLERANCE, compare_timm, compare_vit, compare_vit_mae, largest
+from mmssl.interchange.parity import TOLERANCE
+from mmssl.interchange.staging import Report, check_empty, hand_over
 from mmssl.predictors import load_predictor
-from mmssl.predictors.masked_autoencoder import MaskedAutoencoder, MaskedAutoencoderConfig
 
 
-def export(run: str | Path, to: Literal["timm", "transformers"], out: str | Path) -> dict[str, Any]:
-    """Write a trained encoder (transformers: with its decoder where that can be said there) and check it.
+def export(run: str | Path, to: Literal["timm", "transformers"], out: str | Path) -> Report:
+    """Write a trained encoder, with what it predicted with where that can be said there, and check it.
 
-    The folder appears at ``out`` only after the public library has loaded it from disk and reproduced our features
-    (and loss) on a fixed batch; ``parity.json`` in it, also printed and returned, says how closely.
+    The folder appears at ``out`` only after the public library has loaded it from disk and reproduced on a fixed batch
+    what the run computes: features and loss of a masked autoencoder, logits and loss of a masked language model;
+    ``parity.json`` in it, also printed and returned, says how closely.
 
-    Raises UserError where ``run`` is no image encoder, ``out`` is not empty, the library is not installed, the model
+    Raises UserError where ``run`` is of another kind, ``out`` is not empty, the library is not installed, the model
     cannot be represented, or a difference exceeds ``TOLERANCE``.
     """
+    from mmssl.interchange.bert.write import write_bert
+    from mmssl.interchange.vit.write import write_vit
+
     out = Path(out)
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise UserError(f"{out} is not empty: choose another --out, nothing is overwritten")
+    check_empty(out)
     predictor = load_predictor(run)
-    if not isinstance(predictor, MaskedAutoencoder):
-        raise UserError(f"{run} is a {predictor.name}, not an image encoder: export takes masked_autoencoder runs")
-    if predictor.config.encoder.norm != "pre":
-        raise UserError(
-            f"{run} has norms after its blocks, timm's and transformers' ViTs before: it cannot be exported"
-        )
-    write = {"timm": _timm, "transformers": _transformers}[to]
-    final = out.resolve()
-    final.parent.mkdir(parents=True, exist_ok=True)
-    staged = Path(tempfile.mkdtemp(prefix=f".{final.name}.", dir=final.parent))
-    try:
-        staged.chmod(0o755)
-        report = write(predictor, staged, out)
-        if not report["max_difference"] <= TOLERANCE:
-            raise UserError(
-                f"the {report['format']} made from {run} differs from it by {report['max_difference']:.1e}, more than "
-                f"{TOLERANCE:.0e}, so {out} was not written: report this with {report['differences']}"
-            )
-        _write_json(staged / "parity.json", report)
-        if final.exists():
-            final.rmdir()
-        staged.rename(final)
-    except BaseException:
-        shutil.rmtree(staged, ignore_errors=True)
-        raise
-    _say(report)
-    return report
-
-
-def _say(report: Mapping[str, Any]) -> None:
-    parts = ", ".join(f"{name} {value:.1e}" for name, value in report["differences"].items())
-    print(f"{report['out']}: {report['format']} for {report['library']}")
-    print(f"reloaded and compared: largest difference {report['max_difference']:.1e} (limit {TOLERANCE:.0e}; {parts})")
-    if report["note"]:
-        print(f"note: {report['note']}")
-    print("load it with:\n" + "\n".join(f"    {line}" for line in report["load"]))
-
-
-def _write_json(file: Path, data: Mapping[str, Any]) -> None:
-    file.write_text(json.dumps(data, indent=2) + "\n", encoding="utf-8")
-
-
-def _save(weights: Weights, folder: Path) -> None:
-    from safetensors import SafetensorError
-    from safetensors.torch import save_file
-
-    weights = {name: tensor.detach().contiguous() for name, tensor in weights.items()}
-    try:
-        # transformers refuses files that do not say whose tensors they hold
-        save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
-    except SafetensorError as error:
-        raise UserError(
-            f"{folder.parent} cannot take the weights ({error}): free some space or choose another --out"
-        ) from None
-
-
-def _report(
-    report_format: str, library: str, out: Path, differences: dict[str, float], load: list[str], note: str
-) -> dict[str, Any]:
-    return {
-        "format": report_format,
-        "library": library,
-        "out": str(out),
-        "max_difference": largest(differences),
-        "differences": differences,
-        "tolerance": TOLERANCE,
-        "load": load,
-        "note": note,
-    }
-
-
-def _by_channel(values: tuple[float, ...], channels: int) -> list[float]:
-    return list(values) * (channels // len(values))
-
-
-def _timm(predictor: MaskedAutoencoder, folder: Path, out: Path) -> dict[str, Any]:
-    """timm's VisionTransformer. Its pooled output is our ``mean``: the mean over patches *after* the final norm, where
-    timm's own default for average pooling puts the norm after the mean."""
-    config = predictor.config
-    _save(encoder_to(TIMM, predictor.state_dict(), predictor.position.detach(), config.patch_size), folder)
-    _write_json(folder / "config.json", timm_config(config))
-    exact = config.encoder.norm_epsilon == TIMM_EPSILON
-    differences, without, version = compare_timm(predictor, folder)
-    load = ["import timm", f"model = timm.create_model('local-dir:{out}', pretrained=True)"]
-    note = "model(x) is the mean feature; global_pool='token' makes it cls"
-    if not exact:
-        norm = f"norm_layer=partial(torch.nn.LayerNorm, eps={config.encoder.norm_epsilon})"
-        load = ["import timm, torch", "from functools import partial", load[1][:-1] + f", {norm})"]
-        note += (
-            f"; timm's config.json cannot say layer norm epsilon {config.encoder.norm_epsilon}: "
-            f"left out of the call, features differ by {without:.1e}"
-        )
-    return _report("VisionTransformer", f"timm {version}", out, differences, load, note)
-
-
-def timm_config(config: MaskedAutoencoderConfig) -> dict[str, Any]:
-    """config.json as timm writes it for the Hugging Face hub. ``model_args`` say everything; ``architecture`` only
-    names a constructor, the one that is nearest."""
-    encoder = config.encoder
-    ratio = encoder.mlp_dim / encoder.dim
-    if int(encoder.dim * ratio) != encoder.mlp_dim:
-        ratio = (encoder.mlp_dim + 0.5) / encoder.dim  # timm rounds down
-    arguments = {
-        "img_size": list(config.image_size),
-        "patch_size": list(config.patch_size),
-        "in_chans": config.channels,
-        "embed_dim": encoder.dim,
-        "depth": encoder.depth,
-        "num_heads": encoder.heads,
-        "mlp_ratio": ratio,
-        "class_token": True,
-        "global_pool": "avg",
-        "fc_norm": False,
-    }
-    size = {192: "tiny", 384: "small", 1024: "large"}.get(encoder.dim, "base")
-    return {
-        "architecture": f"vit_{size}_patch16_224",
-        "num_classes": 0,
-        "num_features": encoder.dim,
-        "global_pool": "avg",
-        "model_args": arguments,
-        "pretrained_cfg": {
-            "custom_load": False,
-            "input_size": [config.channels, *config.image_size],
-            "fixed_input_size": True,
-            "interpolation": "bilinear",
-            "crop_pct": 1.0,
-            "crop_mode": "center",
-            "mean": _by_channel(config.mean, config.channels),
-            "std": _by_channel(config.std, config.channels),
-            "num_classes": 0,
-            "pool_size": None,
-            "first_conv": "patch_embed.proj",
-            "classifier": "head",
-        },
-    }
-
-
-def _transformers(predictor: MaskedAutoencoder, folder: Path, out: Path) -> dict[str, Any]:
-    """ViTMAEForPreTraining where it can say everything, else ViTModel with the encoder alone."""
-    config = predictor.config
-    state, position = predictor.state_dict(), predictor.position.detach()
-    weights = encoder_to(TRANSFORMERS, state, position, config.patch_size)
-    _write_json(folder / "preprocessor_config.json", preprocessor_config(config))
-    obstacle = no_vit_mae(config)
-    if obstacle:
-        _save(weights, folder)
-        _write_json(folder / "config.json", vit_config(config))
-        differences, version = compare_vit(predictor, folder)
-        load = ["from transformers import ViTModel",
-                f"model = ViTModel.from_pretrained('{out}', add_pooling_layer=False)"]  # fmt: skip
-        note = f"encoder only, because {obstacle}"
-        return _report("ViTModel", f"transformers {version}", out, differences, load, note)
-    decoder_position: Any = predictor.decoder_position
-    decoder = decoder_to(state, decoder_position)
-    _save({f"vit.{name}": tensor for name, tensor in weights.items()} | decoder, folder)
-    _write_json(folder / "config.json", vit_mae_config(config))
-    differences, version = compare_vit_mae(predictor, folder)
-    load = ["from transformers import ViTMAEForPreTraining, ViTMAEModel",
-            f"whole = ViTMAEForPreTraining.from_pretrained('{out}')",
-            f"encoder = ViTMAEModel.from_pretrained('{out}', mask_ratio=0.0)"]  # fmt: skip
-    note = "ViTMAEModel hides patches at inference too, in random order: features of whole pictures need mask_ratio=0.0"
-    return _report("ViTMAEForPreTraining", f"transformers {version}", out, differences, load, note)
-
-
-def no_vit_mae(config: MaskedAutoencoderConfig) -> str:
-    """Why transformers' ViTMAE cannot represent a model; empty where it can."""
-    if config.architecture != "mae":
-        return f"transformers has no {config.architecture} decoder"
-    if config.image_size[0] != config.image_size[1] or config.patch_size[0] != config.patch_size[1]:
-        return "transformers' ViTMAEForPreTraining takes square pictures and patches only"
-    if config.encoder.norm_epsilon != config.decoder.norm_epsilon:
-        return "transformers' ViTMAE has one layer norm epsilon for encoder and decoder"
-    if config.decoder.norm != "pre":
-        return "transformers' ViTMAE decoder has its norms before its parts"
-    return ""
-
-
-def _square(size: tuple[int, int]) -> int | list[int]:
-    return size[0] if size[0] == size[1] else list(size)
-
-
-def vit_config(config: MaskedAutoencoderConfig) -> dict[str, Any]:
-    """config.json of transformers' ViTModel."""
-    encoder = config.encoder
-    return {
-        "architectures": ["ViTModel"],
-        "model_type": "vit",
-        "hidden_size": encoder.dim,
-        "num_hidden_layers": encoder.depth,
-        "num_attention_heads": encoder.heads,
-        "intermediate_size": encoder.mlp_dim,
-        "hidden_act": "gelu",
-        "layer_norm_eps": encoder.norm_epsilon,
-        "image_size": _square(config.image_size),
-        "patch_size": _square(config.patch_size),
-        "num_channels": config.channels,
-        "qkv_bias": True,
-    }
-
-
-def vit_mae_config(config: MaskedAutoencoderConfig) -> dict[str, Any]:
-    """config.json of transformers' ViTMAEForPreTraining."""
-    decoder = config.decoder
-    return vit_config(config) | {
-        "architectures": ["ViTMAEForPreTraining"],
-        "model_type": "vit_mae",
-        "decoder_hidden_size": decoder.dim,
-        "decoder_num_hidden_layers": decoder.depth,
-        "decoder_num_attention_heads": decoder.heads,
-        "decoder_intermediate_size": decoder.mlp_dim,
-        "mask_ratio": config.mask_fraction,
-        "norm_pix_loss": config.target == "normalized_pixels",
-    }
-
-
-def preprocessor_config(config: MaskedAutoencoderConfig) -> dict[str, Any]:
-    """preprocessor_config.json for AutoImageProcessor: the centre crop, bilinear resizing and scale of our evaluation.
-
-    The processor crops the centre of square pictures only; others are resized without regard to their aspect ratio.
-    """
-    height, width = config.image_size
-    crop = {"size": {"shortest_edge": height}, "do_center_crop": True, "crop_size": {"height": height, "width": width}}
-    return {
-        "image_processor_type": "ViTImageProcessor",
-        "do_resize": True,
-        **(crop if height == width else {"size": {"height": height, "width": width}}),
-        "resample": 2,
-        "do_rescale": True,
-        "rescale_factor": 1 / 255,
-        "do_normalize": True,
-        "image_mean": _by_channel(config.mean, config.channels),
-        "image_std": _by_channel(config.std, config.channels),
-    }
+    writers = {"masked_autoencoder": write_vit, "masked_language_model": write_bert}
+    if predictor.name not in writers:
+        raise UserError(f"{run} is a {predictor.name}: export takes runs of {' and '.join(writers)}")
+    write = writers[predictor.name](predictor, Path(run), to)
+    return hand_over(run, out, lambda folder: write(folder, out), TOLERANCE)

@@ -30,7 +30,7 @@ def _bert(dim: int, depth: int) -> TransformerConfig:
 
 
 PRESETS: dict[str, tuple[TransformerConfig, int]] = {
-    "nano": (_bert(256, 4), 4096),
+    "nano": (_bert(128, 4), 4096),
     "bert_tiny": (_bert(128, 2), 8192),
     "bert_mini": (_bert(256, 4), 16384),
     "bert_small": (_bert(512, 4), 30522),

@@ -169,17 +169,29 @@ def choose_device(name: str) -> torch.device:
     return device
 
 
-def say_start(config: RunConfig, predictor: Predictor, data: dict[str, Any], device: torch.device) -> None:
-    """Print what is about to run, everything that was chosen for the user included."""
+def say_start(
+    config: RunConfig,
+    predictor: Predictor,
+    data: dict[str, Any],
+    device: torch.device,
+    sample: str = "samples",
+    epoch: float | None = None,
+) -> None:
+    """Print what is about to run, everything that was chosen for the user included.
+
+    ``sample`` is what the batch size counts, and ``epoch`` how many of them the data has, where these are not simply
+    the samples.
+    """
     parameters = sum(parameter.numel() for parameter in predictor.parameters())
     where = torch.cuda.get_device_name(device) if device.type == "cuda" else str(device)
     if device.type == "cpu":
         where = f"CPU with {torch.get_num_threads()} threads"
-    print(f"data       {data['train']} for training, {data['val']} for validation ({config.data})")
+    epochs = config.steps * config.batch_size / max(1, epoch or data["train"])
+    print(f"data       {data['train']:,} for training, {data['val']:,} for validation ({config.data})")
     print(f"model      {predictor.name}, {config.preset}, {parameters / 1e6:.1f} million parameters, on {where}")
     print(
-        f"steps      {config.steps} of {config.batch_size} samples (effective batch; micro-batches of "
-        f"{config.micro_batch_size}), {config.steps * config.batch_size / max(1, data['train']):.1f} epochs"
+        f"steps      {config.steps} of {config.batch_size} {sample} (effective batch; micro-batches of "
+        f"{config.micro_batch_size}), {epochs:.1f} epochs"
     )
     print(f"rate       {config.learning_rate:.3g} at its peak, {config.warmup} steps of warm-up, then cosine to 0")
     print(f"run        {config.out}", flush=True)

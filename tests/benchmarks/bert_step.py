@@ -155,7 +155,7 @@ def check(model: MaskedLanguageModel, bert: nn.Module, rows: list[Tensor]) -> No
     pairs = [(model.word_embedding.weight, bert.get_parameter("bert.embeddings.word_embeddings.weight")),
              (model.head_dense.weight, bert.get_parameter("cls.predictions.transform.dense.weight"))]  # fmt: skip
     worst = max(float((a.grad - b.grad).norm() / b.grad.norm()) for a, b in pairs)
-    print(f"same masks: loss {float(ours.detach()):.6f}, apart by {apart:.1e}; gradients apart by {worst:.1e} of their norm")
+    print(f"same masks: loss {float(ours.detach()):.6f}, apart by {apart:.1e}; gradients by {worst:.1e} of their norm")
     if apart > 1e-5 or worst > 1e-4:
         raise SystemExit("ours and BERT do not compute the same: there is nothing to compare")
     model.zero_grad(set_to_none=True)

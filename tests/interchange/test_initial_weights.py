@@ -11,9 +11,9 @@ from interchange_tiny import normalised, pictures, same_weights, tiny_config, ti
 
 from mmssl.errors import UserError
 from mmssl.interchange import adapt_config, export, load_initial_weights
-from mmssl.interchange.checkpoint import read_checkpoint
-from mmssl.interchange.names import conv_from_linear, linear_from_conv
-from mmssl.interchange.parity import noise_of, probe_batch
+from mmssl.interchange.vit.checkpoint import read_checkpoint
+from mmssl.interchange.vit.names import conv_from_linear, linear_from_conv
+from mmssl.interchange.vit.parity import noise_of, probe_batch
 from mmssl.nn.patches import patchify, resize_positions
 from mmssl.nn.transformer import TransformerConfig
 from mmssl.predictors.masked_autoencoder import MaskedAutoencoder
@@ -275,7 +275,7 @@ from mmssl.errors import UserError
 from mmssl.interchange import adapt_config, export, load_initial_weights
 import sys
 assert not {"transformers", "timm", "torchvision"} & set(sys.modules), "heavy imports at the start"
-from mmssl.interchange.checkpoint import read_checkpoint
+from mmssl.interchange.vit.checkpoint import read_checkpoint
 try:
     read_checkpoint("facebook/vit-mae-base")
 except UserError as error:

@@ -10,7 +10,7 @@ from torch import nn
 
 from mmssl.errors import UserError
 from mmssl.interchange import adapt_config, export, load_initial_weights
-from mmssl.interchange.checkpoint import read_checkpoint
+from mmssl.interchange.vit.checkpoint import read_checkpoint
 from mmssl.nn.patches import resize_positions
 from mmssl.nn.transformer import TransformerConfig
 from mmssl.predictors.masked_autoencoder import MaskedAutoencoder

@@ -10,9 +10,9 @@ from torch import Tensor
 
 from mmssl.errors import UserError
 from mmssl.interchange import adapt_config, export, load_initial_weights
-from mmssl.interchange.checkpoint import read_checkpoint
-from mmssl.interchange.names import TRANSFORMERS, decoder_to, encoder_to, published_names
-from mmssl.interchange.parity import noise_of
+from mmssl.interchange.vit.checkpoint import read_checkpoint
+from mmssl.interchange.vit.names import TRANSFORMERS, decoder_to, encoder_to, published_names
+from mmssl.interchange.vit.parity import noise_of
 from mmssl.nn.patches import resize_positions
 from mmssl.nn.transformer import TransformerConfig
 from mmssl.predictors.masked_autoencoder import MaskedAutoencoder, MaskedAutoencoderConfig
@@ -318,7 +318,7 @@ def test_a_difference_is_an_error_and_leaves_nothing_behind(tmp_path, monkeypatc
         weights["layernorm.bias"] += 2e-4
         return weights
 
-    monkeypatch.setattr("mmssl.interchange.write.encoder_to", spoiled)
+    monkeypatch.setattr("mmssl.interchange.vit.write.encoder_to", spoiled)
     with pytest.raises(UserError, match=r"differs from it by .*, more than 1e-04, so .* was not written"):
         export(tmp_path / "run", "transformers", tmp_path / "out")
     assert [path.name for path in tmp_path.iterdir()] == ["run"]

@@ -3,6 +3,7 @@
 import re
 import shlex
 import shutil
+from pathlib import Path
 
 import pytest
 import torch
@@ -12,11 +13,26 @@ from mmssl import cli
 from mmssl.training.journal import read_journal
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+QUICK_TEXT = [
+    "--preset",
+    "bert_tiny",
+    "--steps",
+    "2",
+    "--batch-size",
+    "2",
+    "--device",
+    "cpu",
+    "--validation-tokens",
+    "300",
+]
 QUICK = {
     "recipes/image_mae.py": ["--steps", "2", "--workers", "0", "--batch-size", "8", "--device", "cpu",
                              "--validation-images", "8"],
+    "recipes/text_bert.py": QUICK_TEXT,
+    "recipes/sweep.py": QUICK_TEXT,
     "data_prep/make_world.py": ["--count", "20", "--size", "32", "--workers", "1"],
-    "probe": ["--label", "shape", "--seeds", "1", "--finetune-labels"],
+    "probe labelled": ["--label", "shape", "--seeds", "1", "--finetune-labels"],
+    "probe labelled.tsv": ["--seeds", "1", "--finetune-labels"],
 }  # fmt: skip
 """Flags that make a documented command short; given last, so they win."""
 
@@ -30,29 +46,46 @@ def commands() -> list[list[str]]:
 def test_every_documented_command_runs(world, tmp_path, monkeypatch, capsys):
     shutil.copytree(world / "images", tmp_path / "photos")
     shutil.copytree(world, tmp_path / "labelled")
+    write_texts(tmp_path)
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MMSSL_CACHE", str(tmp_path / "cache"))
     ran = []
     for words in commands():
         if words[0] == "mmssl":
-            cli.main([*words[1:], *QUICK.get(words[1], [])])
+            cli.main([*words[1:], *QUICK.get(f"{words[1]} {words[-1]}", [])])
             ran.append(words[1])
         elif words[0] == "python" and words[1] in QUICK:
             load_script(ROOT / words[1]).main([*words[2:], *QUICK[words[1]]])
             ran.append(words[1])
         else:
             assert words[0] in ("make", "pip") or words[1].startswith("tests/benchmarks/"), words
-    assert {"inspect", "recipes/image_mae.py", "reveal", "probe", "export"} <= set(ran)
+    assert {"inspect", "recipes/image_mae.py", "recipes/text_bert.py", "recipes/sweep.py"} <= set(ran)
+    assert {"reveal", "fill", "probe", "export"} <= set(ran)
     capsys.readouterr()
+
+
+def write_texts(folder: Path) -> None:
+    """``texts`` and ``labelled.tsv``: sentences about one of two animals, and which."""
+    (folder / "texts").mkdir()
+    sentences = {animal: [f"the {animal} sat on the {place} for {count} days ." for place in ("mat", "wall", "old tree")
+                          for count in range(10)] for animal in ("cat", "bird")}  # fmt: skip
+    for animal, lines in sentences.items():
+        for number in range(5):
+            (folder / "texts" / f"{animal}-{number}.txt").write_text(" ".join(lines[6 * number : 6 * number + 6]))
+    rows = [f"{'val' if number % 3 == 0 else 'train'}\t{animal}\t{line}"
+            for animal, lines in sentences.items() for number, line in enumerate(lines)]  # fmt: skip
+    (folder / "labelled.tsv").write_text("\n".join(["split\tlabel\ttext", *rows]) + "\n")
 
 
 def test_every_flag_in_the_table_exists():
     flags = set(re.findall(r"`(--[a-z-]+)", README))
     known = set(re.findall(r"--[a-z-]+", " ".join(f"--{name.replace('_', '-')}" for name in config_fields())))
-    assert flags - {"--help", "--resume", "--to"} <= known
+    assert flags - {"--help", "--to"} <= known
 
 
 def config_fields() -> list[str]:
-    return list(load_script(ROOT / "recipes" / "image_mae.py").Config.__dataclass_fields__)
+    recipes = [load_script(ROOT / "recipes" / f"{name}.py") for name in ("image_mae", "text_bert", "sweep")]
+    return [name for recipe in recipes for name in recipe.Config.__dataclass_fields__]
 
 
 def test_the_file_tree_is_complete():

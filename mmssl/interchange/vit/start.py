@@ -1,6 +1,5 @@
 """Starting from trained weights: first the config of the model is fitted to them, then they are loaded."""
 
-from collections.abc import Collection
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -9,14 +8,12 @@ import torch
 from torch import Tensor
 
 from mmssl.errors import UserError
-from mmssl.interchange.checkpoint import Checkpoint, read_checkpoint
-from mmssl.interchange.names import Weights
+from mmssl.interchange.trunk import SHAPE, check_trunk, taken_over
+from mmssl.interchange.vit.checkpoint import Checkpoint, read_checkpoint
+from mmssl.interchange.weights import Weights, load_strictly
 from mmssl.nn.patches import resize_positions, sincos_positions
 from mmssl.nn.transformer import TransformerConfig
 from mmssl.predictors.masked_autoencoder import MaskedAutoencoder, MaskedAutoencoderConfig
-
-_SHAPE = ("dim", "depth", "heads", "mlp_dim", "norm", "norm_epsilon")
-"""What of a trunk its weights were trained with; dropout and stochastic depth are the new run's own affair."""
 
 _DECODER = ("mask_token", "decoder_embedding.", "memory_norm.", "decoder.", "decoder_norm.", "head.")
 """Names of everything that is not the encoder."""
@@ -33,7 +30,7 @@ def adapt_config(
     ``keep_patch_size``: the user has asked for this patch size; weights of another one are an error then.
 
     Raises UserError for that, for other channels, for a patch that does not divide the image, and for whatever
-    :func:`mmssl.interchange.checkpoint.read_checkpoint` refuses.
+    :func:`mmssl.interchange.vit.checkpoint.read_checkpoint` refuses.
     """
     source = read_checkpoint(where)
     _check_channels(source, config)
@@ -44,21 +41,17 @@ def adapt_config(
         )
     changes: dict[str, Any] = {"patch_size": source.patch_size, "encoder": _encoder_for(source, config)}
     if source.decoder is not None and source.architecture == config.architecture != "simmim":
-        changes["decoder"] = _taken_over(config.decoder, source.decoder)
+        changes["decoder"] = taken_over(config.decoder, source.decoder)
     adapted = replace(config, **changes)
     if config.positions == "sincos" and not source.positions_are_sincos(_grid_of(source, adapted)):
         adapted = replace(adapted, positions="learned")
     return adapted
 
 
-def _taken_over(own: TransformerConfig, other: TransformerConfig) -> TransformerConfig:
-    return replace(own, **{name: getattr(other, name) for name in _SHAPE})
-
-
 def _encoder_for(source: Checkpoint, config: MaskedAutoencoderConfig) -> TransformerConfig:
-    encoder = _taken_over(config.encoder, source.encoder)
+    encoder = taken_over(config.encoder, source.encoder)
     if source.heads_assumed:
-        if all(getattr(encoder, name) == getattr(config.encoder, name) for name in _SHAPE if name != "heads"):
+        if all(getattr(encoder, name) == getattr(config.encoder, name) for name in SHAPE if name != "heads"):
             return config.encoder
         if encoder.dim % 64:
             raise UserError(
@@ -114,7 +107,7 @@ def load_initial_weights(predictor: MaskedAutoencoder, where: str | Path) -> str
         said.append(part)
     said += _load_positions(source, predictor, weights)
     said += _rescale_inputs(source, predictor, weights)
-    _load(source, predictor, weights, fresh)
+    load_strictly(source.path, predictor, weights, fresh)
     if source.heads_assumed:
         said.append(f"{config.encoder.heads} heads are an assumption")
     if not no_decoder and source.target != config.target:
@@ -129,11 +122,7 @@ def _check_fit(source: Checkpoint, config: MaskedAutoencoderConfig) -> None:
             f"{source.path} cuts patches of {_size(source.patch_size)}, this model of {_size(config.patch_size)}: "
             f"set patch_size to {source.patch_size}"
         )
-    encoder = _encoder_for(source, config)
-    for name in _SHAPE:
-        theirs, ours = getattr(encoder, name), getattr(config.encoder, name)
-        if theirs != ours:
-            raise UserError(f"{source.path} has an encoder of {name} {theirs}, this model {ours}: set it to {theirs}")
+    check_trunk(source.path, _encoder_for(source, config), config.encoder)
     if config.positions == "sincos" and not source.positions_are_sincos(_grid_of(source, config)):
         raise UserError(f"{source.path} has learned positions, this model fixed ones: set positions to 'learned'")
 
@@ -148,7 +137,7 @@ def _no_decoder(source: Checkpoint, config: MaskedAutoencoderConfig) -> str:
         return source.no_decoder
     if source.architecture != config.architecture:
         return f"it is of {source.architecture}"
-    if config.architecture != "simmim" and _taken_over(config.decoder, source.decoder) != config.decoder:
+    if config.architecture != "simmim" and taken_over(config.decoder, source.decoder) != config.decoder:
         return "it is of another shape"
     return ""
 
@@ -194,16 +183,3 @@ def _rescale_inputs(source: Checkpoint, predictor: MaskedAutoencoder, weights: W
         weights["head.weight"] = (weights["head.weight"].double() / ratio[:, None]).float()
         weights["head.bias"] = ((weights["head.bias"].double() - offset) / ratio).float()
     return ["pixel scale changed to this data's mean and standard deviation"]
-
-
-def _load(source: Checkpoint, predictor: MaskedAutoencoder, weights: Weights, fresh: Collection[str]) -> None:
-    """Load strictly: every tensor fits, and none is missing but those whose names begin with one of ``fresh``."""
-    own = predictor.state_dict()
-    missing = sorted(name for name in own.keys() - weights.keys() if not name.startswith(tuple(fresh)))
-    wrong = sorted(name for name, tensor in weights.items() if name not in own or own[name].shape != tensor.shape)
-    if missing or wrong:
-        raise UserError(
-            f"{source.path}: weights and config.json do not belong together (first difference: "
-            f"{(missing + wrong)[0]}): use the config.json that was saved with the weights"
-        )
-    predictor.load_state_dict(weights, strict=False)

@@ -9,11 +9,9 @@ from torch import Tensor
 
 from mmssl.config import from_dict, read_json
 from mmssl.errors import UserError
-from mmssl.interchange.hub import locate
-from mmssl.interchange.names import Weights
+from mmssl.interchange.weights import Weights, find_model, no_config, read_weights
 from mmssl.nn.patches import sincos_positions
 from mmssl.nn.transformer import TransformerConfig
-from mmssl.predictors.base import read_safetensors
 from mmssl.predictors.masked_autoencoder import MaskedAutoencoderConfig
 
 
@@ -68,20 +66,13 @@ def read_checkpoint(where: str | Path) -> Checkpoint:
     ``where``: a folder, a safetensors file, or the name of a model on the Hugging Face hub. Nothing pickled is read.
     Raises UserError where there are no such weights, or where the model has parts that our trunk has not.
     """
-    from mmssl.interchange.readers import bare_timm_checkpoint, timm_checkpoint, transformers_checkpoint
+    from mmssl.interchange.vit.readers import bare_timm_checkpoint, timm_checkpoint, transformers_checkpoint
 
-    path = locate(where)
-    if path.is_file():
-        if path.suffix != ".safetensors":
-            raise UserError(f"{path} is not a .safetensors file: give one, or the folder of a model")
-        folder, file = path.parent, path
-    else:
-        folder = path / "model" if (path / "model" / "config.json").is_file() else path
-        file = _weights_file(folder)
+    path, folder, file = find_model(where, "ViTMAEForPreTraining")
     if not (folder / "config.json").is_file():
         if path.is_file():
             return bare_timm_checkpoint(path, read_weights(file))
-        raise UserError(f"{folder} has no config.json beside its weights: copy the one that belongs to them there")
+        raise no_config(folder)
     config = read_json(folder / "config.json")
     if "predictor" in config:
         return _our_checkpoint(path, config, read_weights(file))
@@ -90,37 +81,6 @@ def read_checkpoint(where: str | Path) -> Checkpoint:
     if "architecture" in config:
         return timm_checkpoint(path, folder, config, read_weights(file))
     raise UserError(f"{folder / 'config.json'} is none of mmssl, transformers or timm: give a folder that is")
-
-
-def _weights_file(folder: Path) -> Path:
-    for name in ("model.safetensors", "model.safetensors.index.json"):
-        if (folder / name).is_file():
-            return folder / name
-    files = sorted(folder.glob("*.safetensors"))
-    if len(files) == 1:
-        return files[0]
-    if files:
-        raise UserError(f"{folder} holds {len(files)} safetensors files: give the path of one")
-    pickled = next((file.name for suffix in ("bin", "pt", "pth", "ckpt") for file in folder.glob(f"*.{suffix}")), None)
-    if pickled:
-        raise UserError(
-            f"{folder} holds its weights only as {pickled}, a pickle, which can run code when opened and is not read: "
-            "load it with the library that wrote it and save it as safetensors "
-            "(transformers: ViTMAEForPreTraining.from_pretrained(NAME).save_pretrained(DIR))"
-        )
-    if (folder / "checkpoints").is_dir():
-        raise UserError(f"{folder} is a run that has saved no model yet: let it reach its first checkpoint")
-    raise UserError(f"{folder} holds no model.safetensors: give a run, or a timm or transformers folder")
-
-
-def read_weights(file: Path) -> Weights:
-    """Tensors of a safetensors file, or of all files that its index names, in single precision."""
-    if file.suffix == ".json":
-        names = sorted(set(read_json(file).get("weight_map", {}).values()))
-        weights = {key: value for name in names for key, value in read_safetensors(file.parent / name).items()}
-    else:
-        weights = read_safetensors(file)
-    return {name: tensor.float() for name, tensor in weights.items()}
 
 
 _ENCODER = ("patch_embedding.", "cls_token", "encoder.")

@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-Weights = dict[str, Tensor]
+from mmssl.interchange.weights import Parts, Weights, blocks_from, blocks_to
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class Layout:
     position: str
     blocks: str
     norm: str
-    parts: Mapping[str, tuple[str, ...]]
+    parts: Parts
     """For each layer of our block, the layers it is made of there, in the order of their output rows."""
 
 
@@ -110,7 +110,7 @@ def encoder_to(
         f"{layout.patch}.bias": weights["patch_embedding.bias"].clone(),
         layout.cls: cls.clone(),
         layout.position: torch.cat([torch.zeros_like(cls[0]), position])[None],
-        **_blocks_to(layout.parts, weights, "encoder.blocks", layout.blocks),
+        **blocks_to(layout.parts, weights, "encoder.blocks", layout.blocks),
         f"{layout.norm}.weight": weights["encoder.norm.weight"].clone(),
         f"{layout.norm}.bias": weights["encoder.norm.bias"].clone(),
     }
@@ -130,7 +130,7 @@ def encoder_from(
         "patch_embedding.weight": linear_from_conv(weights.pop(f"{layout.patch}.weight")),
         "patch_embedding.bias": weights.pop(f"{layout.patch}.bias"),
         "cls_token": cls,
-        **_blocks_from(layout.parts, weights, layout.blocks, "encoder.blocks"),
+        **blocks_from(layout.parts, weights, layout.blocks, "encoder.blocks"),
     }
     if f"{layout.norm}.weight" in weights:
         ours |= {f"encoder.norm.{kind}": weights.pop(f"{layout.norm}.{kind}") for kind in ("weight", "bias")}
@@ -154,7 +154,7 @@ def decoder_to(weights: Mapping[str, Tensor], position: Float[Tensor, "position 
         "decoder.mask_token": weights["mask_token"][None].clone(),
         "decoder.decoder_pos_embed": position[None].clone(),
         **{theirs: weights[ours].clone() for ours, theirs in _DECODER.items()},
-        **_blocks_to(TRANSFORMERS.parts, weights, "decoder.blocks", "decoder.decoder_layers"),
+        **blocks_to(TRANSFORMERS.parts, weights, "decoder.blocks", "decoder.decoder_layers"),
     }
 
 
@@ -162,40 +162,5 @@ def decoder_from(weights: MutableMapping[str, Tensor]) -> tuple[Weights, Float[T
     """Inverse of :func:`decoder_to`; what is used is taken out of ``weights``. Raises KeyError as encoder_from does."""
     ours = {ours: weights.pop(theirs) for ours, theirs in _DECODER.items()}
     ours["mask_token"] = weights.pop("decoder.mask_token")[0]
-    ours |= _blocks_from(TRANSFORMERS.parts, weights, "decoder.decoder_layers", "decoder.blocks")
+    ours |= blocks_from(TRANSFORMERS.parts, weights, "decoder.decoder_layers", "decoder.blocks")
     return ours, weights.pop("decoder.decoder_pos_embed")[0]
-
-
-def depth_of(weights: Mapping[str, Tensor], blocks: str) -> int:
-    """Number of blocks among the names."""
-    numbers = {name.removeprefix(f"{blocks}.").split(".")[0] for name in weights if name.startswith(f"{blocks}.")}
-    return len(numbers)
-
-
-def _blocks_to(parts: Mapping[str, tuple[str, ...]], weights: Mapping[str, Tensor], ours: str, theirs: str) -> Weights:
-    renamed = {}
-    for block in range(depth_of(weights, ours)):
-        for layer, names in parts.items():
-            for kind in ("weight", "bias"):
-                pieces = weights[f"{ours}.{block}.{layer}.{kind}"].chunk(len(names))
-                for name, piece in zip(names, pieces, strict=True):
-                    renamed[f"{theirs}.{block}.{name}.{kind}"] = piece.clone()
-    return renamed
-
-
-def _blocks_from(
-    parts: Mapping[str, tuple[str, ...]], weights: MutableMapping[str, Tensor], theirs: str, ours: str
-) -> Weights:
-    renamed = {}
-    for block in range(depth_of(weights, theirs)):
-        for layer, names in parts.items():
-            pieces = [weights.pop(f"{theirs}.{block}.{name}.weight") for name in names]
-            renamed[f"{ours}.{block}.{layer}.weight"] = torch.cat(pieces)
-            names_of_bias = [f"{theirs}.{block}.{name}.bias" for name in names]
-            # a model may have no bias on query, key and value: the same as one of zeros
-            if layer == "attention.qkv" and not any(name in weights for name in names_of_bias):
-                biases = [piece.new_zeros(piece.shape[0]) for piece in pieces]
-            else:
-                biases = [weights.pop(name) for name in names_of_bias]
-            renamed[f"{ours}.{block}.{layer}.bias"] = torch.cat(biases)
-    return renamed

@@ -1,7 +1,6 @@
 """Checkpoints of transformers and timm, read into our terms. What our trunk cannot represent is refused by name."""
 
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,16 +10,15 @@ from torch.nn import functional
 
 from mmssl.config import read_json
 from mmssl.errors import UserError
-from mmssl.interchange.checkpoint import Checkpoint
-from mmssl.interchange.names import (
+from mmssl.interchange.vit.checkpoint import Checkpoint
+from mmssl.interchange.vit.names import (
     TIMM,
     TRANSFORMERS,
-    Weights,
     decoder_from,
-    depth_of,
     encoder_from,
     published_names,
 )
+from mmssl.interchange.weights import Weights, complete, depth_of
 from mmssl.nn.patches import sincos_positions
 from mmssl.nn.transformer import TransformerConfig
 
@@ -49,6 +47,7 @@ _FOREIGN = {
 """Parts of other ViTs by a piece of their tensors' names."""
 
 
+_PLAIN = "plain ViT with a class token"
 _TIMM_HEAD = ("head.", "fc_norm.", "attn_pool.", "pre_logits.")
 
 
@@ -62,7 +61,7 @@ def transformers_checkpoint(path: Path, folder: Path, config: Mapping[str, Any],
         raise UserError(f"{path} uses the activation '{settings['hidden_act']}': only exact gelu can be represented")
     weights = published_names(weights)
     decoder = decoder_weights = decoder_position = None
-    with _complete(path):
+    with complete(path, _PLAIN):
         if kind == "vit_mae" and "decoder.decoder_pred.weight" in weights:
             decoder_weights, decoder_position = decoder_from(weights)
             decoder = _trunk(settings, "decoder_")
@@ -126,7 +125,7 @@ def timm_checkpoint(path: Path, folder: Path, config: Mapping[str, Any], weights
     """A VisionTransformer of timm from a folder such as timm puts on the Hugging Face hub. timm says what it is."""
     model = _timm_model(path, folder, config["architecture"])
     _fold_layer_scale(weights)
-    with _complete(path):
+    with complete(path, _PLAIN):
         encoder_weights, position = encoder_from(TIMM, weights, cls_has_position=not model.no_embed_class)
     _refuse_rest(path, weights, head=_TIMM_HEAD)
     patch, block = model.patch_embed, model.blocks[0]
@@ -186,7 +185,7 @@ def bare_timm_checkpoint(path: Path, weights: Weights) -> Checkpoint:
     dim, channels, *patch_size = weights[f"{TIMM.patch}.weight"].shape
     depth = depth_of(weights, TIMM.blocks)
     _fold_layer_scale(weights)
-    with _complete(path):
+    with complete(path, _PLAIN):
         encoder_weights, position = encoder_from(TIMM, weights)
     _refuse_rest(path, weights, head=_TIMM_HEAD)
     return Checkpoint(
@@ -214,16 +213,6 @@ def _fold_layer_scale(weights: Weights) -> None:
             scale, block = weights.pop(name), name.removesuffix(f".{branch}.gamma")
             weights[f"{block}.{layer}.weight"] = weights[f"{block}.{layer}.weight"] * scale[:, None]
             weights[f"{block}.{layer}.bias"] = weights[f"{block}.{layer}.bias"] * scale
-
-
-@contextmanager
-def _complete(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except KeyError as error:
-        raise UserError(
-            f"{path} lacks the tensor {error}: it is no plain ViT with a class token, or a cut copy"
-        ) from None
 
 
 def _refuse_rest(path: Path, weights: Mapping[str, Tensor], head: Iterable[str]) -> None:

@@ -1,0 +1,55 @@
+"""A run on texts and labelled texts, brought together for measuring."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from mmssl.evaluation.bag_of_words import BagOfWords
+from mmssl.evaluation.features import LabelledSet
+from mmssl.evaluation.finetune import FinetuneConfig
+from mmssl.evaluation.probes import ProbeReport, probe
+from mmssl.predictors.base import Predictor
+
+LONGEST = 128
+"""Tokens after which a labelled text is cut: sentences, questions and news items are shorter, and a probe on two cores
+is to take minutes."""
+
+FINETUNING = FinetuneConfig(steps=150, batch_size=32, learning_rate=5e-4)
+"""Batches as in BERT (Devlin et al. 2019, appendix A.3); 48 epochs of 100 labels and 5 of 1,000, with a higher rate
+than BERT's for encoders that are a hundred times smaller. A guess, made before any result."""
+
+
+def probe_texts(
+    predictor: Predictor,
+    run: Path,
+    data: str,
+    label: str | None,
+    *,
+    seeds: int,
+    finetune_labels: Sequence[int],
+    say: Callable[[str], None],
+) -> ProbeReport:
+    """Probe a language model on labelled texts, beside an untrained one and a bag of words.
+
+    Raises UserError for whatever :func:`mmssl.data.text.labelled.open_labelled_texts` refuses.
+    """
+    from mmssl.data.text.labelled import open_labelled_texts
+    from mmssl.data.text.tokenized import TokenizedTexts
+    from mmssl.data.text.tokenizer import TextTokenizer
+
+    tokenizer = TextTokenizer.load(run / "model" if (run / "model").is_dir() else run)
+    found = open_labelled_texts(data, label=label)
+    longest = min(LONGEST, predictor.config.max_length)
+    parts, in_order, cut = [], [], 0
+    for part in (found.train, found.test):
+        texts = TokenizedTexts(part.texts, tokenizer, max_length=longest)
+        parts.append(LabelledSet(texts.batches, part.targets, found.names, texts.padding))
+        in_order.append([part.texts[number] for number in texts.order.tolist()])
+        cut += int((texts.lengths == longest).sum())
+    notes = [note[0].upper() + note[1:] + "." for note in found.notes]
+    notes.append(f"{BagOfWords.name}: words and their weights come from the labelled texts of each draw alone.")
+    if cut:
+        notes.append(f"Encoders read the first {longest} tokens of a text ({cut:,} texts are as long or longer).")
+    return probe(
+        predictor, *parts, raw=BagOfWords(*in_order), label=found.label, seeds=seeds, finetune_labels=finetune_labels,
+        finetune_config=FINETUNING, notes=notes, say=say,
+    )  # fmt: skip

@@ -1,0 +1,1 @@
+"""Vision transformers: MAE and ViT of transformers and timm."""
