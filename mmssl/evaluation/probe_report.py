@@ -71,9 +71,10 @@ def _cell(results: Sequence[ProbeResult], wanted: tuple[str, str, str, int]) -> 
 def _footnote(report: ProbeReport) -> str:
     best = max((result.mean for result in report.results), default=report.chance)
     sampling = 100 * math.sqrt(best * (1 - best) / report.test_samples)
+    spread = f"±: standard deviation over {report.seeds} seeds (other labels drawn, other initialisations). "
     return (
         f"Chance {100 * report.chance:.1f}, most frequent class {100 * report.majority:.1f}. "
-        f"±: standard deviation over {report.seeds} seeds (other labels drawn, other initialisations). "
+        f"{spread if report.seeds > 1 else 'One seed: no spread is known. '}"
         f"{report.test_samples:,} test samples, from which alone comes an uncertainty of about {sampling:.1f}."
     )
 
