@@ -95,7 +95,7 @@ def test_the_loss_of_a_batch_is_that_of_its_sequences_one_by_one():
         alone |= {name: alone[name][:, :length] for name in ("token", "word")}
         outcome = model(alone)
         if outcome["count"] > 0:
-            total += float(outcome["loss"] * outcome["count"])
+            total += float((outcome["loss"] * outcome["count"]).detach())
             count += float(outcome["count"])
     assert float(whole["count"]) == count
     assert float(whole["loss"]) == pytest.approx(total / count, rel=1e-5)

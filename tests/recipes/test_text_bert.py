@@ -138,7 +138,7 @@ def test_fill_and_reveal(finished, texts, capsys):
 def test_pages_show_strangers_texts_as_text(tmp_path):
     tokens = [Token("<script>", True, (("</script>", 0.5), ("a&b", 0.2))), Token("[bold]", True)]
     page = write_texts([tokens], "<i>caption</i>", tmp_path / "page.html").read_text(encoding="utf-8")
-    for word in ("<script>", "</script>", "<i>"):
+    for word in ("<script>", "</script>", "<i>caption"):
         assert word not in page.split("</style>")[1]
     assert "&lt;script&gt;" in page
     assert "a&amp;b" in page
@@ -168,7 +168,7 @@ def test_mistakes_at_the_commands_are_one_sentence(finished, capsys, command, wo
         (["--preset", "gigantic"], "choose one of nano"),
         (["--replacement", "0.8", "0.1", "0.5"], "sum to 1"),
         (["--max-length", "3"], "max_length must be at least 4"),
-        (["--tokenizer", "nowhere"], "nowhere"),
+        (["--tokenizer", "nowhere"], "leave them out"),
         (["--vocabulary-size", "3"], "too small"),
         (["--init", "nowhere"], "leave out --tokenizer and --vocabulary-size"),
     ],
@@ -177,6 +177,14 @@ def test_mistakes_in_flags_are_one_sentence(recipe, texts, tmp_path, capsys, fla
     code, _, err = run(recipe.main, ["--data", texts, "--out", tmp_path / "run", *SHORT, *flags], capsys)
     assert code == 2
     assert words in err
+    assert "Traceback" not in err
+
+
+def test_a_missing_tokenizer_is_named(recipe, texts, tmp_path, capsys):
+    flags = ["--data", texts, "--out", tmp_path / "run", "--steps", "4", "--tokenizer", tmp_path / "nowhere"]
+    code, _, err = run(recipe.main, flags, capsys)
+    assert code == 2
+    assert str(tmp_path / "nowhere") in err
     assert "Traceback" not in err
 
 
