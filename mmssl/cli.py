@@ -102,6 +102,7 @@ def probe(
     label: str | None = None,
     seeds: int = 3,
     finetune_labels: tuple[int, ...] = (100, 1000),
+    by_layer: bool = True,
     out: Path | None = None,
 ) -> None:
     """Measure the frozen representation on labels: linear probe, kNN, few labels, beside raw input and random weights.
@@ -115,11 +116,13 @@ def probe(
         label: Column of labels.csv, or of the table of texts.
         seeds: Repetitions of everything that is drawn at random.
         finetune_labels: Numbers of labels for accuracy against labels; nothing after the flag switches it off.
+        by_layer: Also a linear probe after each layer of the encoder, and of the best one.
         out: Folder for probe.json and the figure; by default RUN/probe.
     """
     from mmssl.evaluation.runs import probe_run
 
-    probe_run(run, data, label, seeds, finetune_labels, out or run / "probe")
+    settings = {"seeds": seeds, "finetune_labels": finetune_labels, "by_layer": by_layer}
+    probe_run(run, data, label, out or run / "probe", **settings)
 
 
 def export(run: Positional[Path], *, to: Literal["timm", "transformers"], out: Path) -> None:

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from mmssl.errors import UserError
 from mmssl.evaluation.classifiers import choose_l2, vote
+from mmssl.evaluation.representations import Told
 
 L2_GRID = (1e-1, 1e-2, 1e-3, 1e-4, 1e-5, 1e-6, 1e-7)
 """Strengths tried. Rows have length 1, not variance 1 a feature, so that weaker ones than an encoder's are needed."""
@@ -59,13 +60,12 @@ class BagOfWords:
             predicted.append(vote(torch.from_numpy(similarity).float(), labels, classes))
         return torch.cat(predicted)
 
-    def linear(
-        self, chosen: Int[Tensor, " chosen"], labels: Int[Tensor, " chosen"], classes: int, seed: int
-    ) -> tuple[Int[Tensor, " test"], float]:
+    def linear(self, chosen: Int[Tensor, " chosen"], labels: Int[Tensor, " chosen"], classes: int, seed: int) -> Told:
         """Words counted in the ``chosen`` texts alone."""
         train, test = self._count([self.train[index] for index in chosen.tolist()])
-        l2, _ = choose_l2(train, labels, classes, seed, L2_GRID, problem=_SparseProblem)
-        return _SparseProblem(train, labels, classes).solve(l2).logits(test).argmax(1), l2
+        choice = choose_l2(train, labels, classes, seed, L2_GRID, problem=_SparseProblem)
+        classifier = _SparseProblem(train, labels, classes).solve(choice.l2)
+        return Told(classifier.logits(test).argmax(1), choice.l2, choice.held_out)
 
 
 class _Rows:

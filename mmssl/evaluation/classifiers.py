@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float, Int
@@ -33,6 +33,8 @@ class LinearClassifier:
     bias: Float[Tensor, " label"]
     l2: float
     """Strength of regularisation it was fitted with."""
+    held_out: float = float("nan")
+    """Cross entropy of held-out samples at this strength; nan where none could be set aside."""
 
     def logits(self, features: Float[Tensor, "sample dim"]) -> Float[Tensor, "sample label"]:
         """Unnormalised log probabilities."""
@@ -128,11 +130,20 @@ def fit_linear_probe(
     if len(features) < features.shape[1]:
         basis, triangle = torch.linalg.qr(features.T)
         features = triangle.T.contiguous()
-    l2, start = choose_l2(features, labels, classes, seed, grid, problem=LogisticProblem)
-    best = LogisticProblem(features, labels, classes).solve(l2, start)
-    if basis is None:
-        return best
-    return LinearClassifier(best.weight @ basis.T, best.bias, best.l2)
+    choice = choose_l2(features, labels, classes, seed, grid, problem=LogisticProblem)
+    best = LogisticProblem(features, labels, classes).solve(choice.l2, choice.start)
+    weight = best.weight if basis is None else best.weight @ basis.T
+    return LinearClassifier(weight, best.bias, best.l2, choice.held_out)
+
+
+class Choice(NamedTuple):
+    """What held-out samples decided."""
+
+    l2: float
+    held_out: float
+    """Their cross entropy at this strength; nan where none could be set aside."""
+    start: Any
+    """A solution to start from; None where there is none."""
 
 
 def choose_l2(
@@ -143,8 +154,8 @@ def choose_l2(
     grid: Sequence[float],
     *,
     problem: Callable[[Any, Tensor, int], Any],
-) -> tuple[float, Any]:
-    """The strength with the lowest held-out cross entropy, and a solution for it to start from.
+) -> Choice:
+    """The strength with the lowest held-out cross entropy.
 
     ``features`` are rows that a boolean mask picks from; ``problem(features, labels, classes).solve(l2, start,
     tolerance)`` gives a solution with ``logits(features)``, as :class:`LogisticProblem` does.
@@ -154,7 +165,7 @@ def choose_l2(
     """
     held_out = _stratified_folds(labels, classes, seed)
     if held_out is None:
-        return DEFAULT_L2, None
+        return Choice(DEFAULT_L2, float("nan"), None)
     if len(labels) >= CROSS_VALIDATE_BELOW:
         held_out = held_out[:1]
     problems = [problem(features[~fold], labels[~fold], classes) for fold in held_out]
@@ -171,7 +182,7 @@ def choose_l2(
             best, lowest, best_start, since = l2, loss, solutions[0], 0
         if since == PATIENCE:
             break
-    return best, best_start
+    return Choice(best, lowest / sum(int(fold.sum()) for fold in held_out), best_start)
 
 
 def _stratified_folds(labels: Tensor, classes: int, seed: int) -> list[Tensor] | None:

@@ -49,15 +49,17 @@ def to_device(batch: Batch, device: torch.device) -> Batch:
     return {name: tensor.to(device, non_blocking=True) for name, tensor in batch.items()}
 
 
-def frozen(predictor: Predictor) -> Encode:
-    """``encode_clean`` of a predictor in eval mode and without gradients; its mode is put back after each batch."""
+def frozen(predictor: Predictor, *, layers: bool = False) -> Encode:
+    """``encode_clean``, or ``encode_layers``, of a predictor in eval mode and without gradients; its mode is put back
+    after each batch."""
 
     @torch.no_grad()
     def encode(batch: Batch) -> Mapping[str, Tensor]:
         training = predictor.training
         predictor.eval()
         try:
-            return predictor.encode_clean(to_device(batch, predictor.device))
+            encoder = predictor.encode_layers if layers else predictor.encode_clean
+            return encoder(to_device(batch, predictor.device))
         finally:
             predictor.train(training)
 

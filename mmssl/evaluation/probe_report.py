@@ -6,16 +6,17 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mmssl.evaluation.probes import PRETRAINED, RAW, UNTRAINED, ProbeReport, ProbeResult
+from mmssl.evaluation.probe_results import BEST_LAYER, PRETRAINED, RAW, UNTRAINED, ProbeReport, ProbeResult
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from rich.console import Console
 
 METHODS = {"linear": "linear probe", "knn": "20 nearest neighbours", "finetune": "fine-tuned"}
 COLOURS = {PRETRAINED: "#1668b0", UNTRAINED: "#d1730f", RAW: "#6b6b6b"}
 """Told apart in grey and by colour-blind readers; the marker differs too."""
 STYLES = {"linear": "-", "finetune": "--"}
-MARKERS = {"mean": "o", "cls": "s", "flat": "^"}
+MARKERS = {"mean": "o", "cls": "s", "flat": "^", BEST_LAYER: "*"}
 
 
 def print_report(report: ProbeReport, console: "Console | None" = None) -> None:
@@ -48,16 +49,23 @@ def print_report(report: ProbeReport, console: "Console | None" = None) -> None:
 
 
 def _rows(report: ProbeReport, method: str) -> list[tuple[str, str]]:
-    """Representation and feature of a method's rows: pretrained first, raw input last."""
-    found = {(result.representation, result.feature) for result in report.results if result.method == method}
+    """Representation and feature of a method's rows: pretrained first, raw input last. Single layers have none."""
+    found = {
+        (result.representation, result.feature)
+        for result in report.results
+        if result.method == method and not result.feature.startswith("layer ")
+    }
     order = {PRETRAINED: 0, UNTRAINED: 1, RAW: 2}
-    features = {"mean": 0, "cls": 1}
-    return sorted(found, key=lambda row: (order[row[0]], features.get(row[1], 2), row[1]))
+    features = {"mean": 0, "cls": 1, BEST_LAYER: 2}
+    return sorted(found, key=lambda row: (order[row[0]], features.get(row[1], 3), row[1]))
 
 
 def _row_name(report: ProbeReport, representation: str, feature: str, method: str) -> str:
     if (representation, method) == (UNTRAINED, "finetune"):
         return "random init (scratch)"
+    if feature == BEST_LAYER:
+        chosen = report.find(representation, feature, method).layers
+        return f"{representation}, {feature} ({', '.join(map(str, chosen))})"
     return report.raw if representation == RAW else f"{representation}, {feature}"
 
 
@@ -72,8 +80,10 @@ def _footnote(report: ProbeReport) -> str:
     best = max((result.mean for result in report.results), default=report.chance)
     sampling = 100 * math.sqrt(best * (1 - best) / report.test_samples)
     spread = f"±: standard deviation over {report.seeds} seeds (other labels drawn, other initialisations). "
+    layers = any(result.layers for result in report.results)
+    best_layer = "Best layer: chosen on held-out training samples, its number in brackets. " if layers else ""
     return (
-        f"Chance {100 * report.chance:.1f}, most frequent class {100 * report.majority:.1f}. "
+        f"Chance {100 * report.chance:.1f}, most frequent class {100 * report.majority:.1f}. {best_layer}"
         f"{spread if report.seeds > 1 else 'One seed: no spread is known. '}"
         f"{report.test_samples:,} test samples, from which alone comes an uncertainty of about {sampling:.1f}."
     )
@@ -90,13 +100,57 @@ def save_report(report: ProbeReport, folder: Path) -> tuple[Path, Path]:
 
 
 def draw_figure(report: ProbeReport, file: Path) -> None:
-    """Accuracy against number of labels, a line a classifier and representation, with bars of one std; PNG."""
+    """Accuracy against number of labels, a line a classifier and representation, with bars of one std; and, where
+    layers were probed, against depth. PNG."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(8.4, 4.4), dpi=150, layout="constrained")
+    depths = _by_depth(report)
+    figure = Figure(figsize=(12.4 if depths else 8.4, 4.4), dpi=150, layout="constrained")
     FigureCanvasAgg(figure)
-    axes = figure.add_subplot()
+    if depths:
+        left, right = figure.subplots(1, 2, width_ratios=(1.5, 1))
+        _draw_budgets(left, report)
+        _draw_depths(right, depths, report)
+    else:
+        _draw_budgets(figure.add_subplot(), report)
+    figure.legend(loc="outside right upper", fontsize=8, frameon=False, handlelength=3.2)
+    figure.savefig(file)
+
+
+def _by_depth(report: ProbeReport) -> dict[str, list[tuple[int, float, float]]]:
+    """Number of the layer, accuracy and its std in %, by representation; the mean after all blocks is the last."""
+    depths: dict[str, list[tuple[int, float, float]]] = {}
+    for result in report.results:
+        if result.method == "linear" and result.labels == report.train_samples and result.feature.startswith("layer "):
+            number = int(result.feature.removeprefix("layer "))
+            depths.setdefault(result.representation, []).append((number, 100 * result.mean, 100 * (result.std or 0.0)))
+    for representation, points in depths.items():
+        last = report.find(representation, "mean", "linear")
+        points.append((len(points) + 1, 100 * last.mean, 100 * (last.std or 0.0)))
+        points.sort()
+    return depths
+
+
+def _draw_depths(axes: "Axes", depths: dict[str, list[tuple[int, float, float]]], report: ProbeReport) -> None:
+    """Linear probes with all labels after each block; the raw input as a line."""
+    for representation, points in depths.items():
+        numbers, means, stds = zip(*points, strict=True)
+        axes.errorbar(
+            numbers, means, stds, color=COLOURS[representation], linewidth=1.6, capsize=2.5, elinewidth=1,
+            marker="o", markersize=5,
+        )  # fmt: skip
+    for result in report.results:
+        if (result.representation, result.method, result.labels) == (RAW, "linear", report.train_samples):
+            axes.axhline(100 * result.mean, color=COLOURS[RAW], linewidth=1.6)
+    axes.set_xticks(sorted({number for points in depths.values() for number, _, _ in points}))
+    axes.set_xlabel("mean of the tokens after layer")
+    axes.set_title(f"Linear probe by layer, {report.train_samples:,} labels", loc="left")
+    axes.grid(alpha=0.25)
+
+
+def _draw_budgets(axes: "Axes", report: ProbeReport) -> None:
+    """A line a classifier and representation."""
     lines = [(*row, method) for method in STYLES for row in _rows(report, method)]
     for place, (representation, feature, method) in enumerate(lines):
         points = sorted(
@@ -124,5 +178,3 @@ def draw_figure(report: ProbeReport, file: Path) -> None:
     axes.set_ylabel("test accuracy in %")
     axes.set_title(f"Telling {report.label!r} apart" if report.label else "Telling the label apart", loc="left")
     axes.grid(alpha=0.25)
-    figure.legend(loc="outside right upper", fontsize=8, frameon=False, handlelength=3.2)
-    figure.savefig(file)

@@ -9,11 +9,10 @@ other settings are fixed beforehand.
 """
 
 import dataclasses
-import statistics
+import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Int
@@ -33,81 +32,9 @@ from mmssl.evaluation.features import (
     take,
 )
 from mmssl.evaluation.finetune import FinetuneConfig, accuracy_of, finetune
+from mmssl.evaluation.probe_results import BEST_LAYER, PRETRAINED, RAW, UNTRAINED, ProbeReport, ProbeResult
 from mmssl.evaluation.representations import Baseline, Frozen, Representation
 from mmssl.predictors.base import Predictor
-
-PRETRAINED, UNTRAINED, RAW = "pretrained", "random init", "raw input"
-
-
-@dataclass(frozen=True)
-class ProbeResult:
-    """Accuracy of one kind of classifier on one representation at one number of labels."""
-
-    representation: str
-    """``pretrained``, ``random init`` (same architecture, not trained), or ``raw input``."""
-    feature: str
-    """``mean`` over tokens, ``cls`` token, ``flat`` or another name for raw input."""
-    method: str
-    """``linear`` and ``knn`` on frozen features; ``finetune`` trains the encoder too (``random init``: scratch)."""
-    labels: int
-    """Labelled samples used."""
-    accuracies: tuple[float, ...]
-    """Of the test split, one a seed. A single one where nothing is random: frozen features and all labels."""
-    l2: tuple[float, ...] = ()
-    """Strength of regularisation that was chosen, one a seed (linear)."""
-
-    @property
-    def mean(self) -> float:
-        """Over seeds."""
-        return statistics.fmean(self.accuracies)
-
-    @property
-    def std(self) -> float | None:
-        """Sample standard deviation over seeds; None for a single one."""
-        return statistics.stdev(self.accuracies) if len(self.accuracies) > 1 else None
-
-
-@dataclass(frozen=True)
-class ProbeReport:
-    """Everything a probe found, and what it was measured on."""
-
-    label: str | None
-    """Which label was predicted."""
-    names: tuple[str, ...]
-    """Its classes."""
-    train_samples: int
-    test_samples: int
-    majority: float
-    """Accuracy of always saying the most frequent class of the training part."""
-    seeds: int
-    finetune: dict[str, Any]
-    """Settings of fine-tuning."""
-    results: list[ProbeResult]
-    raw: str = RAW
-    """What the raw input was made into, for people."""
-    notes: tuple[str, ...] = ()
-    """What else has to be known of the data and the baseline, in sentences."""
-
-    @property
-    def chance(self) -> float:
-        """Accuracy of guessing among the classes."""
-        return 1 / len(self.names)
-
-    def find(self, representation: str, feature: str, method: str, labels: int | None = None) -> ProbeResult:
-        """One result; ``labels`` None means all. Raises KeyError where it was not measured."""
-        wanted = (representation, feature, method, self.train_samples if labels is None else labels)
-        for result in self.results:
-            if (result.representation, result.feature, result.method, result.labels) == wanted:
-                return result
-        raise KeyError(wanted)
-
-    def to_dict(self) -> dict[str, Any]:
-        """For JSON: all fields, with mean and std of each result."""
-        data = dataclasses.asdict(self)
-        data["chance"] = self.chance
-        for row, result in zip(data["results"], self.results, strict=True):
-            row["mean"], row["std"] = result.mean, result.std
-        return data
 
 
 def probe(
@@ -121,6 +48,7 @@ def probe(
     labels: Sequence[int] = (10, 100, 1000),
     finetune_labels: Sequence[int] = (100, 1000),
     finetune_config: FinetuneConfig | None = None,
+    by_layer: bool = True,
     notes: Sequence[str] = (),
     say: Callable[[str], None] | None = None,
 ) -> ProbeReport:
@@ -130,6 +58,10 @@ def probe(
     training from scratch, at each of ``finetune_labels``. Numbers below one label a class, or not below the number of
     training samples, are left out. Each seed draws other labels (balanced; smaller draws are part of larger ones),
     another untrained encoder and another order of fine-tuning. ``say`` receives a line before each lengthy part.
+
+    ``by_layer``: also a linear probe with all labels after each block of the encoders, and the ``best layer`` of each
+    encoder: the one whose probe has the lowest cross entropy on held-out training samples. It is chosen for untrained
+    encoders in the same way, so that the choice favours nobody.
 
     ``raw``: what makes features of a batch's raw input, or a baseline that is fitted anew on the labelled samples of
     each draw (:class:`mmssl.evaluation.bag_of_words.BagOfWords`). ``notes`` are printed below the table.
@@ -145,10 +77,11 @@ def probe(
     say = say or (lambda _line: None)
     config = finetune_config or FinetuneConfig()
     untrained = [freshly_initialised(predictor, seed) for seed in range(seeds)]
-    encoders = {PRETRAINED: frozen(predictor)}
+    models = {PRETRAINED: predictor} | {f"{UNTRAINED} {seed}": model for seed, model in enumerate(untrained)}
+    encoders = {name: frozen(model, layers=by_layer) for name, model in models.items()}
     if not isinstance(raw, Baseline):
         encoders[RAW] = raw
-    encode = side_by_side(encoders | {f"{UNTRAINED} {seed}": frozen(model) for seed, model in enumerate(untrained)})
+    encode = side_by_side(encoders)
     say("features of the training part")
     train_features, train_labels = extract(encode, train)
     say("features of the test part")
@@ -160,6 +93,7 @@ def probe(
     for name in train_features:
         say(f"classifiers on {name}")
         table.add(name, Frozen(train_features[name], test_features[name], device))
+    table.choose_layers()
     if isinstance(raw, Baseline):
         say(f"classifiers on {raw.name}")
         table.add(f"{RAW}.{raw.feature}", raw)
@@ -203,32 +137,67 @@ class _Table:
     def __init__(self, labels: Tensor, test_labels: Tensor, classes: int, seeds: int, budgets: Sequence[int]) -> None:
         self.labels, self.test_labels, self.classes, self.seeds = labels, test_labels, classes, seeds
         self.budgets = [*budgets, len(labels)]
-        self.cells: dict[tuple[str, str, str, int], list[tuple[float, float | None]]] = {}
+        self.cells: dict[tuple[str, str, str, int], list[_Cell]] = {}
+        self.depths: dict[str, list[tuple[float, int, _Cell]]] = {}
 
     def add(self, name: str, subject: Representation) -> None:
         """Probe one representation. Those of an untrained encoder carry its seed in their name."""
-        representation, feature = name.rsplit(".", 1)
-        seeds, count = list(range(self.seeds)), len(self.labels)
-        if representation.startswith(UNTRAINED):
-            seeds = [int(representation.removeprefix(UNTRAINED))]
+        encoder, feature = name.rsplit(".", 1)
+        representation, seeds, count = encoder, list(range(self.seeds)), len(self.labels)
+        if encoder.startswith(UNTRAINED):
+            seeds = [int(encoder.removeprefix(UNTRAINED))]
             representation = UNTRAINED
-        self._put((representation, feature, "knn", count), subject.nearest(self.labels, self.classes), None)
-        for budget in self.budgets:
+        layer = feature.startswith("layer ")
+        if not layer:
+            accuracy = self._accuracy(subject.nearest(self.labels, self.classes))
+            self._put((representation, feature, "knn", count), _Cell(accuracy))
+        for budget in self.budgets if not layer else self.budgets[-1:]:
             # With all labels and given features a seed would only cut the part that chooses l2 differently.
             for seed in seeds if budget < count else seeds[:1]:
                 chosen = balanced_draw(self.labels, budget, seed)
-                predicted, l2 = subject.linear(chosen, self.labels[chosen], self.classes, seed)
-                self._put((representation, feature, "linear", budget), predicted, l2)
+                told = subject.linear(chosen, self.labels[chosen], self.classes, seed)
+                cell = _Cell(self._accuracy(told.classes), told.l2)
+                self._put((representation, feature, "linear", budget), cell)
+                if budget == count and (layer or feature == "mean"):
+                    depth = int(feature.removeprefix("layer ")) if layer else 0
+                    self.depths.setdefault(encoder, []).append((told.held_out, depth, cell))
 
-    def _put(self, key: tuple[str, str, str, int], predicted: Tensor, l2: float | None) -> None:
-        self.cells.setdefault(key, []).append((float((predicted == self.test_labels).float().mean()), l2))
+    def choose_layers(self) -> None:
+        """Add the layer of each encoder that held-out labels prefer; nothing where there is only one layer."""
+        for encoder, layers in self.depths.items():
+            last = len(layers)  # the mean after the last block is one of them
+            if last < 2 or any(math.isnan(held_out) for held_out, _, _ in layers):
+                continue
+            _, depth, cell = min(layers, key=lambda layer: layer[0])
+            representation = UNTRAINED if encoder.startswith(UNTRAINED) else encoder
+            key = (representation, BEST_LAYER, "linear", len(self.labels))
+            self._put(key, cell._replace(layer=depth or last))
+
+    def _accuracy(self, predicted: Tensor) -> float:
+        return float((predicted == self.test_labels).float().mean())
+
+    def _put(self, key: tuple[str, str, str, int], cell: "_Cell") -> None:
+        self.cells.setdefault(key, []).append(cell)
 
     def results(self) -> list[ProbeResult]:
-        """One result a cell."""
+        """One result a key, over its seeds."""
         return [
-            ProbeResult(*key, tuple(accuracy for accuracy, _ in cell), tuple(l2 for _, l2 in cell if l2 is not None))
-            for key, cell in self.cells.items()
+            ProbeResult(
+                *key,
+                tuple(cell.accuracy for cell in cells),
+                tuple(cell.l2 for cell in cells if cell.l2 is not None),
+                tuple(cell.layer for cell in cells if cell.layer is not None),
+            )
+            for key, cells in self.cells.items()
         ]
+
+
+class _Cell(NamedTuple):
+    """One classifier."""
+
+    accuracy: float
+    l2: float | None = None
+    layer: int | None = None
 
 
 def _finetune_all(

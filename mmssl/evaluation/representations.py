@@ -1,12 +1,22 @@
 """What a probe is made on: one view of all labelled samples, and how classifiers are fitted on it."""
 
-from typing import Protocol, runtime_checkable
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from mmssl.evaluation.classifiers import fit_linear_probe, nearest_neighbours, standardise
+
+
+class Told(NamedTuple):
+    """What a linear classifier says of the test part."""
+
+    classes: Int[Tensor, " test"]
+    l2: float
+    """Strength of regularisation, chosen on held-out parts of the labelled samples."""
+    held_out: float
+    """Cross entropy of these parts; nan where there were none."""
 
 
 @runtime_checkable
@@ -17,11 +27,8 @@ class Representation(Protocol):
         """Classes of the test part by the nearest neighbours in the whole training part."""
         ...
 
-    def linear(
-        self, chosen: Int[Tensor, " chosen"], labels: Int[Tensor, " chosen"], classes: int, seed: int
-    ) -> tuple[Int[Tensor, " test"], float]:
-        """Classes of the test part by logistic regression on the ``chosen`` samples and their labels; and the strength
-        of regularisation, chosen on held-out parts of them."""
+    def linear(self, chosen: Int[Tensor, " chosen"], labels: Int[Tensor, " chosen"], classes: int, seed: int) -> Told:
+        """Classes of the test part by logistic regression on the ``chosen`` samples and their labels."""
         ...
 
 
@@ -52,10 +59,8 @@ class Frozen:
         """By cosine similarity of the features as they are."""
         return nearest_neighbours(self.train, labels.to(self.device), self.test, classes).cpu()
 
-    def linear(
-        self, chosen: Int[Tensor, " chosen"], labels: Int[Tensor, " chosen"], classes: int, seed: int
-    ) -> tuple[Int[Tensor, " test"], float]:
+    def linear(self, chosen: Int[Tensor, " chosen"], labels: Int[Tensor, " chosen"], classes: int, seed: int) -> Told:
         """On standardised features."""
         train, labels = self.scaled_train[chosen.to(self.device)], labels.to(self.device)
         classifier = fit_linear_probe(train, labels, classes, seed=seed)
-        return classifier.predict(self.scaled_test).cpu(), classifier.l2
+        return Told(classifier.predict(self.scaled_test).cpu(), classifier.l2, classifier.held_out)

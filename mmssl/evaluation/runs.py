@@ -11,7 +11,8 @@ from mmssl.data.images import ImageLoader, ImageSource, centre_crops, open_image
 from mmssl.errors import UserError
 from mmssl.evaluation.features import LabelledSet, to_device
 from mmssl.evaluation.probe_report import print_report, save_report
-from mmssl.evaluation.probes import ProbeReport, probe
+from mmssl.evaluation.probe_results import ProbeReport
+from mmssl.evaluation.probes import probe
 from mmssl.predictors import load_predictor
 from mmssl.predictors.base import Batch, Predictor
 
@@ -50,18 +51,17 @@ def held_out_batch(run: Path, predictor: Predictor, data: str | None, first: int
     return to_device(centre_crops(source, chosen, predictor.config.image_size), predictor.device)
 
 
-def probe_run(
-    run: Path, data: str, label: str | None, seeds: int, finetune_labels: Sequence[int], out: Path, workers: int = 2
-) -> ProbeReport:
+def probe_run(run: Path, data: str, label: str | None, out: Path, workers: int = 2, **settings: Any) -> ProbeReport:
     """Probe the model of a run on labelled data of its kind: prints the table, writes ``probe.json`` and a figure.
 
+    ``settings`` are those of :func:`mmssl.evaluation.probes.probe` that a user chooses.
     Raises UserError where there are no probes for the kind of run, and for what is wrong with the data.
     """
     from mmssl.evaluation.text_runs import probe_texts
 
     predictor = load_predictor(run)
     predictor.to(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
-    settings = {"seeds": seeds, "finetune_labels": finetune_labels, "say": _say}
+    settings |= {"say": _say}
     if predictor.name == "masked_autoencoder":
         report = _probe_images(predictor, data, label, workers, **settings)
     elif predictor.name == "masked_language_model":

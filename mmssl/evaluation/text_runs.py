@@ -1,12 +1,13 @@
 """A run on texts and labelled texts, brought together for measuring."""
 
-from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 from mmssl.evaluation.bag_of_words import BagOfWords
 from mmssl.evaluation.features import LabelledSet
 from mmssl.evaluation.finetune import FinetuneConfig
-from mmssl.evaluation.probes import ProbeReport, probe
+from mmssl.evaluation.probe_results import ProbeReport
+from mmssl.evaluation.probes import probe
 from mmssl.predictors.base import Predictor
 
 LONGEST = 128
@@ -23,12 +24,11 @@ def probe_texts(
     run: Path,
     data: str,
     label: str | None,
-    *,
-    seeds: int,
-    finetune_labels: Sequence[int],
-    say: Callable[[str], None],
+    **settings: Any,
 ) -> ProbeReport:
     """Probe a language model on labelled texts, beside an untrained one and a bag of words.
+
+    ``settings`` are those of :func:`mmssl.evaluation.probes.probe`.
 
     Raises UserError for whatever :func:`mmssl.data.text.labelled.open_labelled_texts` refuses.
     """
@@ -50,6 +50,11 @@ def probe_texts(
     if cut:
         notes.append(f"Encoders read the first {longest} tokens of a text ({cut:,} texts are as long or longer).")
     return probe(
-        predictor, *parts, raw=BagOfWords(*in_order), label=found.label, seeds=seeds, finetune_labels=finetune_labels,
-        finetune_config=FINETUNING, notes=notes, say=say,
-    )  # fmt: skip
+        predictor,
+        *parts,
+        raw=BagOfWords(*in_order),
+        label=found.label,
+        finetune_config=FINETUNING,
+        notes=notes,
+        **settings,
+    )

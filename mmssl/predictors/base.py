@@ -68,6 +68,14 @@ class Predictor(nn.Module, ABC):
     def encode_clean(self, batch: Batch) -> dict[str, Float[Tensor, "batch dim"]]:
         """Features of the whole, unperturbed sample by name (``mean``, ``cls``): for probes and export."""
 
+    def encode_layers(self, batch: Batch) -> dict[str, Float[Tensor, "batch dim"]]:
+        """:meth:`encode_clean` and, beside it, ``layer 1``, ``layer 2`` ...: means after each block but the last.
+
+        For probes by depth: the last layer serves the pretext task, and an earlier one often knows more of a label.
+        A predictor without layers has nothing to add.
+        """
+        return self.encode_clean(batch)
+
     @property
     def reveal_note(self) -> str:
         """What a picture of predictions must say about anything it borrowed."""

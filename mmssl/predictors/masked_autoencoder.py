@@ -249,6 +249,12 @@ class MaskedAutoencoder(Predictor):
         tokens = self.encoder(self.embed_clean(batch)).float()
         return {"mean": tokens[:, 1:].mean(1), "cls": tokens[:, 0]}
 
+    def encode_layers(self, batch: Batch) -> dict[str, Float[Tensor, "batch dim"]]:
+        """Means over the patch tokens after each block, before the final norm; ``mean`` and ``cls`` after it."""
+        *states, last = (state.float() for state in self.encoder.layers(self.embed_clean(batch)))
+        features = {"mean": last[:, 1:].mean(1), "cls": last[:, 0]}
+        return features | {f"layer {number}": state[:, 1:].mean(1) for number, state in enumerate(states, 1)}
+
     def embed_clean(self, batch: Batch) -> Float[Tensor, "batch token dim"]:
         """cls and all patches with their positions: the encoder's input with nothing hidden."""
         return self._with_cls_token(self.patch_embedding(self.normalise(self.patches(batch))) + self.position)

@@ -218,25 +218,30 @@ class MaskedLanguageModel(Predictor):
 
     def logits(self, token: Int[Tensor, "batch token"], length: Int[Tensor, " batch"]) -> Float[Tensor, "b t v"]:
         """Logits at every position of sequences as they are given, nothing hidden; padding gets zeros."""
-        latent, _, flat = self._encode_whole({"token": token, "length": length})
-        logits = self._head(latent)
+        flat, packing = self._pack({"token": token, "length": length})
+        logits = self._head(self.encoder(self.embed(token.flatten()[flat], packing), packing)[0])
         return logits.new_zeros(token.numel(), logits.shape[-1]).index_copy(0, flat, logits).view(*token.shape, -1)
 
-    def _encode_whole(self, batch: Batch) -> tuple[Float[Tensor, "total dim"], Packing, Int[Tensor, " total"]]:
-        """All real tokens, encoded with nothing hidden."""
+    def _pack(self, batch: Batch) -> tuple[Int[Tensor, " total"], Packing]:
+        """Places of all real tokens, and how they lie end to end."""
         flat = self._real(batch)
-        packing = _packing(batch, flat)
-        return self.encoder(self.embed(batch["token"].flatten()[flat], packing), packing)[0], packing, flat
+        return flat, _packing(batch, flat)
 
     def encode_clean(self, batch: Batch) -> dict[str, Float[Tensor, "batch dim"]]:
         """Features of whole sequences: ``mean`` over tokens that are not special, and ``cls``, the first token."""
-        tokens, packing, flat = self._encode_whole(batch)
-        tokens = tokens.float()
-        ordinary = (batch["word"].flatten()[flat] >= 0).float()
-        sums = tokens.new_zeros(len(packing.lengths), tokens.shape[1])
-        sums = sums.index_add(0, packing.sequence, tokens * ordinary[:, None])
-        counts = sums.new_zeros(len(sums)).index_add(0, packing.sequence, ordinary)
-        return {"mean": sums / counts.clamp_min(1)[:, None], "cls": tokens[packing.offsets[:-1]]}
+        flat, packing = self._pack(batch)
+        tokens = self.encoder(self.embed(batch["token"].flatten()[flat], packing), packing)[0].float()
+        ordinary = batch["word"].flatten()[flat] >= 0
+        return {"mean": _means(tokens, ordinary, packing), "cls": tokens[packing.offsets[:-1]]}
+
+    def encode_layers(self, batch: Batch) -> dict[str, Float[Tensor, "batch dim"]]:
+        """Means over tokens that are not special after each block; ``mean`` and ``cls`` of the last."""
+        flat, packing = self._pack(batch)
+        ordinary = batch["word"].flatten()[flat] >= 0
+        states = self.encoder.layers(self.embed(batch["token"].flatten()[flat], packing), packing)
+        *means, last = (_means(state[0].float(), ordinary, packing) for state in states)
+        features = {"mean": last, "cls": states[-1][0].float()[packing.offsets[:-1]]}
+        return features | {f"layer {number}": mean for number, mean in enumerate(means, 1)}
 
     def parameter_depths(self) -> dict[str, int]:
         """Depth of each encoder parameter, 0 at the input, for learning rates that decay with depth."""
@@ -272,6 +277,17 @@ class MaskedLanguageModel(Predictor):
 
 def _packing(batch: Batch, flat: Int[Tensor, " total"]) -> Packing:
     return Packing(batch["length"], len(flat), batch["token"].shape[1])
+
+
+def _means(
+    tokens: Float[Tensor, "total dim"], counted: Bool[Tensor, " total"], packing: Packing
+) -> Float[Tensor, "sequence dim"]:
+    """Mean of each sequence over the tokens that count; zeros where there is none."""
+    weight = counted.float()
+    sums = tokens.new_zeros(len(packing.lengths), tokens.shape[1])
+    sums = sums.index_add(0, packing.sequence, tokens * weight[:, None])
+    counts = sums.new_zeros(len(sums)).index_add(0, packing.sequence, weight)
+    return sums / counts.clamp_min(1)[:, None]
 
 
 def _sum_of(values: Float[Tensor, " hidden"], counted: Bool[Tensor, " hidden"]) -> Float[Tensor, ""]:

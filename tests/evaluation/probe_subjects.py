@@ -40,6 +40,11 @@ class StubPredictor(Predictor):
         hidden = self.dropout(hidden)
         return {"mean": hidden + self.block(hidden), "cls": hidden}
 
+    def encode_layers(self, batch: Batch) -> dict[str, Tensor]:
+        """Layer 1 is the picture itself, in which the classes can be told; layer 2 knows nothing of it."""
+        pixels = batch["image"].flatten(1).float()
+        return self.encode_clean(batch) | {"layer 1": pixels, "layer 2": torch.ones_like(pixels)}
+
     def perturb(self, batch: Batch) -> View:
         raise NotImplementedError
 

@@ -14,7 +14,8 @@ from mmssl.evaluation.classifiers import standardise
 from mmssl.evaluation.features import LabelledSet, extract, raw_features
 from mmssl.evaluation.finetune import FinetuneConfig
 from mmssl.evaluation.probe_report import print_report, save_report
-from mmssl.evaluation.probes import PRETRAINED, RAW, UNTRAINED, ProbeReport, balanced_draw, probe
+from mmssl.evaluation.probe_results import BEST_LAYER, PRETRAINED, RAW, UNTRAINED, ProbeReport
+from mmssl.evaluation.probes import balanced_draw, probe
 
 
 def test_draws_are_balanced_nested_and_seeded() -> None:
@@ -65,6 +66,9 @@ def test_probe_measures_every_representation_beside_its_baselines(report: ProbeR
         expected[representation, feature, "knn", 400] = many
         expected[representation, feature, "linear", 400] = many
         expected[representation, feature, "linear", 12] = 2
+    for representation, many in ((PRETRAINED, 1), (UNTRAINED, 2)):
+        for feature in ("layer 1", "layer 2", BEST_LAYER):
+            expected[representation, feature, "linear", 400] = many
     expected[PRETRAINED, "mean", "finetune", 30] = expected[UNTRAINED, "mean", "finetune", 30] = 2
     assert found == expected  # 2 labels are fewer than classes, 10,000 more than there are
     assert (report.train_samples, report.test_samples, report.chance) == (400, 300, pytest.approx(1 / 3))
@@ -84,6 +88,21 @@ def test_probe_agrees_with_scikit_learn_on_raw_pixels(report: ProbeReport) -> No
         score = oracle.fit(x.numpy(), labels.numpy()).score(y.numpy(), test_labels.numpy())
     assert result.mean == pytest.approx(score, abs=0.01)
     assert result.mean > 0.7
+
+
+def test_held_out_labels_choose_the_layer_for_all_encoders_alike(report: ProbeReport) -> None:
+    """Layer 1 of the stub is the picture, layer 2 is constant, and layer 3 is the mean of random features."""
+    for representation, seeds in ((PRETRAINED, 1), (UNTRAINED, 2)):
+        best = report.find(representation, BEST_LAYER, "linear")
+        assert best.layers == (1,) * seeds
+        assert best.accuracies == report.find(representation, "layer 1", "linear").accuracies
+        assert best.mean > report.find(representation, "layer 2", "linear").mean + 0.2
+    assert report.find(RAW, "flat", "linear").layers == ()
+
+
+def test_layers_can_be_left_out() -> None:
+    lean = small_probe(pictures(300, seed=1), by_layer=False, finetune_labels=(), labels=())
+    assert {result.feature for result in lean.results} == {"mean", "cls", "flat"}
 
 
 def test_more_labels_help(report: ProbeReport) -> None:
@@ -128,7 +147,16 @@ def test_report_as_table_json_and_figure(report: ProbeReport, tmp_path: Path) ->
     text = console.export_text()
     result = report.find(PRETRAINED, "mean", "linear", 12)
     assert f"{100 * result.mean:.1f} ± {100 * result.std:.1f}" in text  # type: ignore[operator]
-    for word in ("'edge'", "20 nearest neighbours", "random init (scratch)", "raw input", "all 400", "Chance 33.3"):
+    assert "layer 2" not in text
+    for word in (
+        "best layer (1, 1)",
+        "'edge'",
+        "20 nearest neighbours",
+        "random init (scratch)",
+        "raw input",
+        "all 400",
+        "Chance 33.3",
+    ):
         assert word in text
     numbers, figure = save_report(report, tmp_path / "new")
     assert numbers.name == "probe-edge.json"

@@ -108,7 +108,7 @@ def test_bag_of_words_knows_only_the_texts_it_is_given():
     assert isinstance(bag, Baseline)
     labels = torch.tensor([0, 1, 0, 1])
     chosen = torch.tensor([0, 1])
-    predicted, l2 = bag.linear(chosen, labels[chosen], 2, seed=0)
+    predicted, l2, _ = bag.linear(chosen, labels[chosen], 2, seed=0)
     assert predicted[:2].tolist() == [0, 1]
     assert l2 == 1e-2  # a label a class sets none aside to choose by
     rows, tests = bag._count([train[index] for index in chosen.tolist()])
@@ -121,7 +121,7 @@ def test_bag_of_words_agrees_with_scikit_learn_and_beats_chance():
     linear_model = pytest.importorskip("sklearn.linear_model")
     text = pytest.importorskip("sklearn.feature_extraction.text")
     (train, labels), (test, truth) = reviews(300, 0), reviews(200, 1)
-    predicted, l2 = BagOfWords(train, test).linear(torch.arange(300), torch.from_numpy(labels), 2, seed=0)
+    predicted, l2, _ = BagOfWords(train, test).linear(torch.arange(300), torch.from_numpy(labels), 2, seed=0)
     counter = text.TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True)
     oracle = linear_model.LogisticRegression(C=1 / (300 * l2), max_iter=1000).fit(counter.fit_transform(train), labels)
     assert np.mean(oracle.predict(counter.transform(test)) == predicted.numpy()) > 0.98
@@ -130,7 +130,7 @@ def test_bag_of_words_agrees_with_scikit_learn_and_beats_chance():
 
 def test_a_class_without_samples_is_never_guessed_by_words():
     train, labels = reviews(50, 0)
-    predicted, _ = BagOfWords(train, reviews(20, 1)[0]).linear(
+    predicted, *_ = BagOfWords(train, reviews(20, 1)[0]).linear(
         torch.arange(50), torch.from_numpy(labels) * 3, 5, seed=0
     )
     assert set(predicted.tolist()) <= {0, 3}

@@ -177,6 +177,18 @@ def test_clean_features_are_named_rightly():
     torch.testing.assert_close(features["mean"], tokens[:, 1:].sum(1) / 12)
 
 
+def test_layers_are_the_residual_stream_and_end_with_the_clean_features():
+    model = tiny_model().eval()
+    batch = pictures(model.config)
+    features, layers = model.encode_clean(batch), model.encode_layers(batch)
+    depth = model.config.encoder.depth
+    assert list(layers) == ["mean", "cls", *(f"layer {number}" for number in range(1, depth))]
+    for name in features:
+        torch.testing.assert_close(layers[name], features[name])
+    first = model.encoder.blocks[0](model.embed_clean(batch))
+    torch.testing.assert_close(layers["layer 1"], first[:, 1:].mean(1))
+
+
 def test_nothing_hidden_would_give_the_clean_tokens():
     """The visible tokens of a mask that hides one patch equal the clean path's input at these places."""
     model = tiny_model(mask_fraction=0.1).eval()

@@ -202,6 +202,11 @@ def test_features_of_a_text_do_not_depend_on_its_neighbours():
         for name, values in model.encode_clean(alone).items():
             torch.testing.assert_close(values[0], whole[name][row], rtol=1e-5, atol=1e-5)
     assert not torch.allclose(whole["mean"], whole["cls"])
+    layers = model.encode_layers(batch)
+    assert len(layers) == 1 + model.config.encoder.depth
+    for name in whole:
+        torch.testing.assert_close(layers[name], whole[name])
+    assert not torch.allclose(layers["layer 1"], whole["mean"])
 
 
 def test_reveal_shows_guesses_at_hidden_places_only():
