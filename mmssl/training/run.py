@@ -194,4 +194,13 @@ def say_start(
         f"{config.micro_batch_size}), {epochs:.1f} epochs"
     )
     print(f"rate       {config.learning_rate:.3g} at its peak, {config.warmup} steps of warm-up, then cosine to 0")
+    if config.precision == "auto" and device.type == "cpu" and cpu_has_bf16():
+        print("note       this CPU also computes in bf16: --precision bf16 trains up to 1.7 times as fast")
     print(f"run        {config.out}", flush=True)
+
+
+def cpu_has_bf16() -> bool:
+    """Whether the CPU multiplies matrices in bf16, by AVX512-BF16 or AMX; others emulate it, slowly."""
+    find = getattr(torch.cpu, "get_capabilities", dict)  # not in every torch that we support
+    found = find()
+    return bool(found.get("avx512_bf16") or found.get("amx_bf16"))

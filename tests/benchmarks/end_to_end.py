@@ -21,37 +21,19 @@ changed in its favour.
 """
 
 import argparse
-import os
-import resource
-import statistics
 import subprocess
 import sys
 import tempfile
-import time
-from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 
 import torch
-from harness import hardware, ratios, versions
+from race import ROOT, command_line, conclude, race, say_conditions
 
 from mmssl.data.images import ImageLoader
 from mmssl.evaluation.runs import frozen_loader, split_images
 from mmssl.interchange import adapt_config, load_initial_weights
 from mmssl.predictors import load_predictor, outcome_of, sums_of
 from mmssl.predictors.masked_autoencoder import PRESETS, MaskedAutoencoder
-
-ROOT = Path(__file__).resolve().parents[2]
-
-
-@dataclass(frozen=True)
-class Turn:
-    """One run of one side."""
-
-    seconds: float
-    cpu_seconds: float
-    """Processor time of the process and its workers; other work on the machine moves it little."""
-    loss: float
 
 
 def parse() -> argparse.Namespace:
@@ -122,22 +104,6 @@ def peer_command(data: Path, out: Path, flags: argparse.Namespace, seed: int) ->
     return command_line(Path(__file__).with_name("transformers_run_mae.py"), options) + statistics_flags
 
 
-def command_line(script: Path, options: dict[str, object]) -> list[str]:
-    """``python script --name value ...``."""
-    return [sys.executable, str(script), *(str(part) for name in options for part in (f"--{name}", options[name]))]
-
-
-def timed(command: list[str], home: Path) -> tuple[float, float]:
-    """Run a command with empty caches; wall and processor seconds. Stops with its output where it fails."""
-    environment = os.environ | {"XDG_CACHE_HOME": str(home), "HF_HOME": str(home / "hf"), "HF_HUB_OFFLINE": "1"}
-    before, start = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
-    done = subprocess.run(command, env=environment, text=True, capture_output=True, check=False)
-    seconds, after = time.perf_counter() - start, resource.getrusage(resource.RUSAGE_CHILDREN)
-    if done.returncode:
-        raise SystemExit(f"{' '.join(command)}\nfailed:\n{done.stdout[-2000:]}\n{done.stderr[-4000:]}")
-    return seconds, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-
-
 def validation_loss(predictor: MaskedAutoencoder, data: Path) -> float:
     """Mean loss on all validation pictures: centre crops, masks frozen by picture."""
     _, pictures = split_images(str(data), 3)
@@ -162,43 +128,19 @@ def loaded(run: Path, peer: Path | None = None) -> MaskedAutoencoder:
 def main() -> None:
     """Generate, take turns, compare."""
     flags = parse()
-    missing = [name for name in ("transformers", "datasets", "accelerate") if find_spec(name) is None]
-    if missing:
-        raise SystemExit(f"the peer needs: pip install {' '.join(missing)}")
-    print(f"hardware   {hardware(torch.device('cpu'))}; {torch.get_num_threads()} threads\nversions   {versions()}")
-    turns: list[tuple[Turn, Turn]] = []
+    say_conditions()
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         data = generate(folder, flags)
         size = sum(file.stat().st_size for file in data.rglob("*.jpg"))
         print(f"data       {flags.pictures} JPEGs of {flags.picture_size} px, {size / 2**20:.0f} MiB")
-        for number in range(flags.rounds):
-            run, peer = folder / f"{number}-ours", folder / f"{number}-peer"
-            commands = {run: our_command(data, run, flags, number), peer: peer_command(data, peer, flags, number)}
-            order = [run, peer] if number % 2 == 0 else [peer, run]
-            times = {place: timed(commands[place], folder / f"{place.name}-cache") for place in order}
-            ours = Turn(*times[run], validation_loss(loaded(run), data))
-            theirs = Turn(*times[peer], validation_loss(loaded(run, peer), data))
-            turns.append((ours, theirs))
-            report(number, ours, theirs)
-    conclude(turns, flags)
-
-
-def report(number: int, ours: Turn, peer: Turn) -> None:
-    """One line a round."""
-    sides = (("ours", ours), ("transformers", peer))
-    shown = [f"{name} {s.seconds:.1f} s ({s.cpu_seconds:.1f} s of processors), loss {s.loss:.4f}" for name, s in sides]
-    print(f"round {number + 1}    {'; '.join(shown)}", flush=True)
-
-
-def conclude(turns: list[tuple[Turn, Turn]], flags: argparse.Namespace) -> None:
-    """Ratios, and whether they count."""
-    ours, peers = (statistics.mean(side.loss for side in sides) for sides in zip(*turns, strict=True))
-    print(f"time       x {ratios([peer.seconds / own.seconds for own, peer in turns])}, median [lowest, highest]")
-    print(f"processors x {ratios([peer.cpu_seconds / own.cpu_seconds for own, peer in turns])}")
-    print(f"loss       ours {ours:.4f}, transformers {peers:.4f}")
-    if ours > peers * (1 + flags.tolerance):
-        raise SystemExit(f"our loss is more than {flags.tolerance:.0%} above the peer's: the ratios do not count")
+        turns = race(
+            flags.rounds,
+            folder,
+            lambda run, peer, seed: (our_command(data, run, flags, seed), peer_command(data, peer, flags, seed)),
+            lambda run, peer: (validation_loss(loaded(run), data), validation_loss(loaded(run, peer), data)),
+        )
+    conclude(turns, flags.tolerance)
 
 
 if __name__ == "__main__":

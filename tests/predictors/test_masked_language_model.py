@@ -98,7 +98,7 @@ def test_the_loss_of_a_batch_is_that_of_its_sequences_one_by_one():
             total += float((outcome["loss"] * outcome["count"]).detach())
             count += float(outcome["count"])
     assert float(whole["count"]) == count
-    assert float(whole["loss"]) == pytest.approx(total / count, rel=1e-5)
+    assert whole["loss"].item() == pytest.approx(total / count, rel=1e-5)
 
 
 @pytest.mark.parametrize("unit", ["token", "word", "span"])

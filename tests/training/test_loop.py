@@ -361,3 +361,15 @@ def test_no_sample_is_repeated_or_lost_in_an_epoch():
     ids = torch.cat([next(stream)["id"] for _ in range(2 * COUNT // 8)])
     assert sorted(ids[:COUNT].tolist()) == sorted(ids[COUNT:].tolist()) == list(range(COUNT))
     assert not torch.equal(ids[:COUNT], ids[COUNT:])
+
+
+@pytest.mark.parametrize(
+    ("found", "precision", "said"), [(True, "auto", True), (True, "fp32", False), (False, "auto", False)]
+)
+def test_a_user_is_told_of_a_faster_precision(found, precision, said, tmp_path, monkeypatch, capsys):
+    from mmssl.training import run
+
+    monkeypatch.setattr(run, "cpu_has_bf16", lambda: found)
+    config = Config(**{"out": tmp_path / "run", **DEFAULTS, "precision": precision})
+    run.say_start(config, tiny_predictor(config), {"train": COUNT, "val": COUNT}, torch.device("cpu"))
+    assert ("--precision bf16" in capsys.readouterr().out) == said
