@@ -4,6 +4,7 @@ The signatures are those of public reports. ``fairseq#N`` and ``transformers#N``
 and huggingface/transformers.
 """
 
+import math
 from collections.abc import Sequence
 
 from mmssl.training.finding import Entry, Finding, after_warmup, gain, lasting, value, values
@@ -22,12 +23,12 @@ that is a guess that leaves room for stray frames."""
 CHANCE_SKILL = 0.02
 """Below it a run knows nothing beyond the trivial guess. A guess: a few times the scatter of a journal line."""
 
-CHANCE_STEPS = 500
-"""After warm-up. A guess: fairseq#2981, healthy, has 50 % accuracy after 1,064 steps, half of them warm-up or less."""
-
 DEAD_GRADIENT = 1e-3
-"""Norm. A run stuck at chance logs 0 with three digits (fairseq#3109), one that learns 1.4 (fairseq#3391); both are norms
-of losses that are means over predictions, as ours are."""
+"""Norm. A run stuck at chance logs 0 with three digits (fairseq#3109), one that learns 1.4 (fairseq#3391); both of a loss
+that is a mean over predictions, as ours are."""
+
+DEAD_STEPS = 200
+"""After warm-up, for a gradient that is gone. A guess: nothing can come of waiting, so it is short."""
 
 SHORTCUT_ACCURACY = 0.9
 """Healthy runs end at 62 to 70 % (fairseq#2949); 0.9 is a guess between that and the 1.0 of fairseq#3687."""
@@ -72,29 +73,26 @@ def collapse_a(entries: Sequence[Entry]) -> Finding | None:
 
 
 def few_codes(entries: Sequence[Entry]) -> Finding | None:
-    """The same for codes that are given (BEST-RQ): nothing but the sound itself can be the reason."""
-    given = "code_perplexity" in entries[-1] and "contrastive_loss" not in entries[-1] if entries else False
-    found = lasting(entries, lambda entry: value(entry, "code_perplexity") <= FEW_CODES) if given else ()
+    """Codes have all but vanished, with or without a loss that shows it (transformers#19588)."""
+    found = lasting(after_warmup(entries), lambda entry: value(entry, "code_perplexity") <= FEW_CODES)
     if not found:
         return None
-    return Finding(
-        "nearly all frames have the same code",
-        found[0]["step"],
-        _numbers(found[-1], "code_perplexity", "loss", "accuracy"),
-        "--data",
-        "look with `mmssl inspect` whether the recordings are silent or constant; the codes are fixed and only the "
-        "sound decides which are used",
-    )
+    if "contrastive_loss" in found[-1]:
+        flag, change = "--learning-rate", "start again with half of it; loss and accuracy say little about so few codes"
+    else:  # BEST-RQ, whose codes are given: nothing but the sound itself can be the reason
+        flag, change = "--data", "look with `mmssl inspect` whether recordings are silent; the codes are fixed"
+    saw = _numbers(found[-1], "code_perplexity", "loss", "accuracy", "excluded_negatives")
+    return Finding("nearly all frames have the same code", found[0]["step"], saw, flag, change)
 
 
 def collapse_b(entries: Sequence[Entry]) -> Finding | None:
     """Loss at chance and no gradient: the context network is dead, and the codes are drawn evenly."""
 
     def stuck(entry: Entry) -> bool:
-        return value(entry, "skill") < CHANCE_SKILL and value(entry, "gradient_norm") <= DEAD_GRADIENT
+        return _beyond_chance(entry) < CHANCE_SKILL and value(entry, "gradient_norm") <= DEAD_GRADIENT
 
     codes = "code_perplexity" in entries[-1] if entries else False
-    found = lasting(after_warmup(entries), stuck, steps=CHANCE_STEPS) if codes else ()
+    found = lasting(after_warmup(entries), stuck, steps=DEAD_STEPS) if codes else ()
     if not found:
         return None
     return Finding(
@@ -104,6 +102,18 @@ def collapse_b(entries: Sequence[Entry]) -> Finding | None:
         "--learning-rate",
         "start again with half of it; the gradient is gone, and waiting does not bring it back",
     )
+
+
+def _beyond_chance(entry: Entry) -> float:
+    """Skill against chance among the negatives that are left: excluded ones make the choice easier, not the run better.
+
+    With K negatives ``reference`` is ln(K + 1).
+    """
+    if not {"contrastive_loss", "excluded_negatives", "reference"} <= entry.keys():
+        return value(entry, "skill")
+    left = 1 - value(entry, "excluded_negatives")
+    chance = math.log1p(left * math.expm1(value(entry, "reference")))
+    return 1 - value(entry, "contrastive_loss") / chance if chance > 0 else math.nan
 
 
 def collapse_c(entries: Sequence[Entry]) -> Finding | None:

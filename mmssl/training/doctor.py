@@ -31,14 +31,17 @@ class Examination:
     last: Entry
     """The newest line of the journal, with the newest validation."""
     findings: list[Finding]
+    cut: bool
+    """The journal ends within a line, which is left out."""
 
     @property
     def state(self) -> str:
         """How far the run is."""
         step, steps = self.last["step"], self.settings.get("steps")
-        if steps is None:
-            return f"step {step:,}"
-        return f"step {step:,} of {steps:,}, " + ("finished" if step >= steps else "not finished")
+        parts = [f"step {step:,}"]
+        if steps is not None:
+            parts = [f"step {step:,} of {steps:,}", "finished" if step >= steps else "not finished"]
+        return ", ".join(parts + ["last line cut"] * self.cut)
 
 
 def examine(path: str | Path) -> Examination:
@@ -57,7 +60,8 @@ def examine(path: str | Path) -> Examination:
         raise UserError(f"{run.journal_file} is not the journal of a run: each line needs a step")
     validation = next((entry for entry in reversed(entries) if "val_skill" in entry), {})
     last = {name: number for name, number in validation.items() if name.startswith("val_")} | entries[-1]
-    return Examination(run.path, settings, last, diagnose(entries))
+    cut = not run.journal_file.read_bytes().endswith(b"\n")
+    return Examination(run.path, settings, last, diagnose(entries), cut)
 
 
 def print_examination(examination: Examination, console: "Console | None" = None) -> None:

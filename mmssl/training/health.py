@@ -5,12 +5,14 @@ first steps and the warm-up are left alone by those that could mistake them for 
 are from; a guess says so.
 """
 
+import math
 import statistics
 from collections.abc import Sequence
 
 from mmssl.training.collapse import (
     CHANCE_SKILL,
     DEAD_GRADIENT,
+    DEAD_STEPS,
     collapse_a,
     collapse_b,
     collapse_c,
@@ -43,6 +45,9 @@ WORSE_THAN_TRIVIAL = -0.1
 """Skill, after warm-up, for :data:`WORSE_STEPS`. A guess: an untrained decoder starts there, but does not stay."""
 
 WORSE_STEPS = 200
+
+HOPELESS_SKILL = -1.0
+"""Twice the trivial loss: coming closer to the trivial guess from below this is no learning. A guess."""
 
 EXPLODED = 100.0
 """Times the median gradient norm before, three lines in a row. A guess: leaving a plateau raises it ten- to
@@ -94,7 +99,7 @@ def diverged(entries: Sequence[Entry]) -> Finding | None:
     if lost and best >= LEARNED_SKILL:
         return _diverged(lost, f"was {best:.3f}")
     worse = lasting(after_warmup(entries), lambda entry: value(entry, "skill") <= WORSE_THAN_TRIVIAL, steps=WORSE_STEPS)
-    if worse and gain(worse, "skill") < PLATEAU_GAIN:
+    if worse and gain(worse, "skill", floor=HOPELESS_SKILL) < PLATEAU_GAIN:
         return _diverged(worse, "worse than the trivial guess")
     return None
 
@@ -153,7 +158,7 @@ def dead_gradient(entries: Sequence[Entry]) -> Finding | None:
     def dead(entry: Entry) -> bool:
         return value(entry, "gradient_norm") <= DEAD_GRADIENT and value(entry, "skill") < CONVERGED_SKILL
 
-    found = lasting(after_warmup(entries), dead)
+    found = lasting(after_warmup(entries), dead, steps=DEAD_STEPS)
     if not found:
         return None
     return Finding(
@@ -184,7 +189,7 @@ def plateau(entries: Sequence[Entry]) -> Finding | None:
 
 def overfitting(entries: Sequence[Entry]) -> Finding | None:
     """Training skill rises while validation skill falls."""
-    measured = [entry for entry in entries if value(entry, "val_skill") == value(entry, "val_skill")]
+    measured = [entry for entry in entries if not math.isnan(value(entry, "val_skill"))]
     if not measured:
         return None
     best = max(measured, key=lambda entry: value(entry, "val_skill"))

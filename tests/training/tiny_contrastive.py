@@ -53,8 +53,12 @@ class ContrastiveConfig:
 
     codes: int = 32
     """In one group, so that collapse means a perplexity of 1."""
-    diversity: float = 0.5
+    diversity: float = 0.1
     """Weight of what keeps codes in use; 0 lets them collapse."""
+    contrast: float = 6.0
+    """Scale of the code logits at the start."""
+    noise: float = 0.3
+    """Scale of the Gumbel noise; as large as the logits, it hides the sounds, and nothing can be predicted."""
     favoured: float = 0.0
     """Added at the start to the logit of the first code: enough of it, and no other is ever drawn."""
     leak: bool = False
@@ -78,6 +82,7 @@ class TinyContrastive(Predictor):
         self.code_logits = nn.Linear(dim, config.codes)
         self.codebook = nn.Parameter(torch.randn(config.codes, dim))
         with torch.no_grad():
+            self.code_logits.weight *= config.contrast
             self.code_logits.bias[0] += config.favoured
             if config.dead:
                 self.out.bias.fill_(-100.0)
@@ -99,9 +104,11 @@ class TinyContrastive(Predictor):
 
     def target(self, batch: Batch, view: View) -> dict[str, Tensor]:  # noqa: ARG002
         logits = self.code_logits(view["plan"].take_hidden(view["frames"]))
-        hard = F.one_hot(logits.argmax(-1), self.config.codes).float()
-        chosen = F.gumbel_softmax(logits, tau=1.0, hard=True) if self.training else hard
-        return {"vector": chosen @ self.codebook, "code": chosen.detach().argmax(-1), "soft": logits.softmax(-1)}
+        noise = -torch.empty_like(logits).exponential_().log() if self.training else torch.zeros_like(logits)
+        soft = (logits + self.config.noise * noise).softmax(-1)
+        hard = F.one_hot(soft.argmax(-1), self.config.codes).float()
+        chosen = hard + soft - soft.detach()
+        return {"vector": chosen @ self.codebook, "code": soft.argmax(-1), "soft": logits.softmax(-1)}
 
     def score(self, prediction: Tensor, target: dict[str, Tensor], view: View) -> dict[str, Tensor]:  # noqa: ARG002
         code, (batch, hidden) = target["code"], target["code"].shape
