@@ -24,8 +24,8 @@ CHANCE_SKILL = 0.02
 """Below it a run knows nothing beyond the trivial guess. A guess: a few times the scatter of a journal line."""
 
 DEAD_GRADIENT = 1e-3
-"""Norm. A run stuck at chance logs 0 with three digits (fairseq#3109), one that learns 1.4 (fairseq#3391); both of a loss
-that is a mean over predictions, as ours are."""
+"""Norm. A run stuck at chance logs 0 with three digits (fairseq#3109), one that learns 1.4 (fairseq#3391); both of
+losses that are means over predictions, as ours are."""
 
 DEAD_STEPS = 200
 """After warm-up, for a gradient that is gone. A guess: nothing can come of waiting, so it is short."""

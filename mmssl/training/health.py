@@ -35,8 +35,10 @@ PLATEAU_GAIN = 0.005
 """Skill gained within a plateau from which on it is not one. A guess: the scatter of a line of a few thousand words."""
 
 LOST_SHARE = 0.5
-"""A run that has lost half of the skill it had held, and does not regain it, has diverged. A guess: contrastive losses
-rise in health as more codes come into use, but not so far."""
+"""A run that has lost half of the skill it had held, and does not regain it, has diverged. A guess."""
+
+MORE_CODES = 2.0
+"""Times the code perplexity of its best lines: then the task is another one, and skill may fall. A guess."""
 
 LEARNED_SKILL = 0.1
 """Skill from which on there is something to lose. A guess, above the scatter of small batches."""
@@ -92,16 +94,21 @@ def diverged(entries: Sequence[Entry]) -> Finding | None:
     whose loss may rise in health (fairseq#4177)."""
     if not entries or "target_std" in entries[-1] or "target_variance" in entries[-1]:
         return None
-    skills = values(entries, "skill")
-    held = [min(skills[end - LINES : end]) for end in range(LINES, len(skills) + 1)]
-    best = max(held, default=0.0)
-    lost = lasting(entries, lambda entry: value(entry, "skill") <= LOST_SHARE * best)
-    if lost and best >= LEARNED_SKILL:
+    known = [entry for entry in entries if not math.isnan(value(entry, "skill"))]
+    held = [(min(values(known[end - LINES : end], "skill")), end) for end in range(LINES, len(known) + 1)]
+    best, end = max(held, default=(0.0, 0))
+    lost = lasting(known, lambda entry: value(entry, "skill") <= LOST_SHARE * best)
+    if lost and best >= LEARNED_SKILL and not _more_codes(known[end - 1], known[-1]):
         return _diverged(lost, f"was {best:.3f}")
     worse = lasting(after_warmup(entries), lambda entry: value(entry, "skill") <= WORSE_THAN_TRIVIAL, steps=WORSE_STEPS)
     if worse and gain(worse, "skill", floor=HOPELESS_SKILL) < PLATEAU_GAIN:
         return _diverged(worse, "worse than the trivial guess")
     return None
+
+
+def _more_codes(before: Entry, after: Entry) -> bool:
+    """More codes to tell apart make a contrastive task harder: its loss rises in health."""
+    return value(after, "code_perplexity") >= MORE_CODES * value(before, "code_perplexity")
 
 
 def _diverged(found: Sequence[Entry], what: str) -> Finding:

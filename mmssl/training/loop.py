@@ -121,9 +121,11 @@ class Trainer:
                         with clock.stopped():
                             self.save()
                         saved_at = time.monotonic()
-        finally:
+        except UserError:
             if int(self.first_bad) >= 0:
                 journal.write({"step": int(self.first_bad) + 1, "loss": None})
+            raise
+        finally:
             journal.close()
         if self.hopeless and self.step < self.config.steps:
             raise UserError(f"saved and stopped after step {self.step}, as --stop-when-unhealthy asks. {self.hopeless}")
