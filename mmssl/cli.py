@@ -49,6 +49,20 @@ def inspect(
     print_report(inspect_images(data, split=split, channels=channels))
 
 
+def doctor(run: Positional[Path]) -> None:
+    """Tell what is wrong with a run, since when, and one thing to change; exit code 1 where something is.
+
+    Args:
+        run: Run folder; training may still be going on.
+    """
+    from mmssl.training.doctor import examine, print_examination
+
+    examination = examine(run)
+    print_examination(examination)
+    if examination.findings:
+        raise SystemExit(1)
+
+
 def reveal(
     run: Positional[Path], *, data: str | None = None, out: Path | None = None, count: int = 8, first: int = 0
 ) -> None:
@@ -142,7 +156,7 @@ def main(arguments: list[str] | None = None) -> None:
     """Command line."""
     with one_sentence_errors():
         tyro.extras.subcommand_cli_from_dict(
-            {"inspect": inspect, "reveal": reveal, "fill": fill, "probe": probe, "export": export},
+            {"inspect": inspect, "doctor": doctor, "reveal": reveal, "fill": fill, "probe": probe, "export": export},
             args=arguments,
             description="Look at data, and read what recipes wrote.",
         )

@@ -8,7 +8,7 @@ from mmssl.errors import UserError
 
 SPEED_ONLY = frozenset(
     {"out", "resume", "workers", "device", "compile", "log_every", "validate_every", "checkpoint_every",
-     "checkpoint_minutes", "keep_checkpoints", "cache"}
+     "checkpoint_minutes", "keep_checkpoints", "cache", "stop_when_unhealthy"}
 )  # fmt: skip
 """Settings that may differ between a run and its resumption: they change how it runs or what it writes, not what is
 learned. Everything else is part of the objective."""
@@ -66,6 +66,8 @@ class RunConfig:
     """Save a checkpoint at least this often, in minutes."""
     keep_checkpoints: int = 2
     """Checkpoints kept."""
+    stop_when_unhealthy: bool = False
+    """Save and stop when something goes wrong that more training cannot mend; by default it is only said."""
 
     def __post_init__(self) -> None:
         for name in ("steps", "batch_size", "accumulation", "log_every", "validate_every", "checkpoint_every",

@@ -13,7 +13,9 @@ from torch import Tensor
 from mmssl.errors import UserError
 from mmssl.predictors.base import Batch, Predictor, outcome_of, sums_of
 from mmssl.training.config import RunConfig
-from mmssl.training.journal import Journal
+from mmssl.training.finding import Finding
+from mmssl.training.health import Watch
+from mmssl.training.journal import Journal, read_journal
 from mmssl.training.optimizer import learning_rate_at, make_optimizer
 from mmssl.training.progress import Display
 from mmssl.training.run import RunFolder
@@ -86,18 +88,21 @@ class Trainer:
         self.window: Sums = {}
         self.first_bad = torch.full((), -1, device=self.device)
         self.interrupted = False
+        self.hopeless: Finding | None = None
         self.trained_seconds = 0.0
 
     def fit(self, resume_from: Any = None) -> bool:
         """Train to the last step; True when done, False when interrupted (a checkpoint is saved either way).
 
-        Raises UserError at a non-finite loss, naming the step, the samples and the last good checkpoint.
+        Raises UserError at a non-finite loss, naming the step, the samples and the last good checkpoint; and, saved,
+        where ``stop_when_unhealthy`` ends the run.
         """
         if resume_from is not None:
             self._restore(resume_from)
         self.predictor.seed = self.config.seed
         self.predictor.train()
         journal = Journal(self.run.journal_file, self.step)
+        self.watch = Watch(read_journal(self.run.journal_file))
         saved_at = time.monotonic()
         stream = self.data.batches(self.step * self.config.accumulation)
         display = Display(self.config.steps, self.step)
@@ -116,8 +121,14 @@ class Trainer:
                         with clock.stopped():
                             self.save()
                         saved_at = time.monotonic()
+        except UserError:
+            if int(self.first_bad) >= 0:
+                journal.write({"step": int(self.first_bad) + 1, "loss": None})
+            raise
         finally:
             journal.close()
+        if self.hopeless and self.step < self.config.steps:
+            raise UserError(f"saved and stopped after step {self.step}, as --stop-when-unhealthy asks. {self.hopeless}")
         return self.step == self.config.steps
 
     def _optimizer_step(self, stream: Iterator[Batch], clock: "_Clock") -> None:
@@ -186,8 +197,15 @@ class Trainer:
             entry |= validate(self.predictor, self.validation(), self.autocast)
             if self.on_validate:
                 self.on_validate(self.step)
+        findings = self.watch.look(entry)
+        if findings:
+            entry["findings"] = [finding.name for finding in findings]
         journal.write(entry)
         display.show(entry, (self.config.steps - self.step) * seconds / steps)
+        for finding in findings:
+            display.say(f"warning    {finding}")
+            if finding.hopeless and self.config.stop_when_unhealthy:
+                self.hopeless, self.interrupted = finding, True
         clock.restart(self.step)
 
     def save(self) -> None:

@@ -60,7 +60,7 @@ def test_every_documented_command_runs(world, tmp_path, monkeypatch, capsys):
         else:
             assert words[0] in ("make", "pip") or words[1].startswith("tests/benchmarks/"), words
     assert {"inspect", "recipes/image_mae.py", "recipes/text_bert.py", "recipes/sweep.py"} <= set(ran)
-    assert {"reveal", "fill", "probe", "export"} <= set(ran)
+    assert {"doctor", "reveal", "fill", "probe", "export"} <= set(ran)
     capsys.readouterr()
 
 

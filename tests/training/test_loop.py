@@ -22,7 +22,7 @@ from mmssl.training.journal import Journal, read_journal
 from mmssl.training.optimizer import learning_rate_at, make_optimizer, parameter_groups
 
 SCRIPT = Path(__file__).with_name("tiny.py")
-TIMING = {"samples_per_second", "data_wait", "seconds"}
+TIMING = {"samples_per_second", "data_wait", "seconds", "findings"}  # a loader may be found slow in one run only
 
 
 def numbers(run: Path) -> list[dict]:
