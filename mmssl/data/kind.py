@@ -6,7 +6,8 @@ import tarfile
 from pathlib import Path
 from typing import Literal
 
-from mmssl.data.images.stores import is_image, is_tar, open_folder
+from mmssl.data.images.open import IMAGES
+from mmssl.data.stores import is_tar, open_folder
 from mmssl.data.text.files import BROKEN, is_text
 
 Kind = Literal["images", "text"]
@@ -30,7 +31,7 @@ def kind_of(data: str | Path) -> tuple[Kind, str]:
             return "text", f"{data} is a file of text"
         return "images", f"{data} is a picture or a list of pictures"
     names = [name for name in _names(path) if not Path(name).name.lower().startswith(_BESIDE)]
-    pictures = sum(map(is_image, names))
+    pictures = sum(map(IMAGES.wanted, names))
     texts = sum(map(is_text, names))
     kind = "text" if texts > pictures else "images"
     other = "images" if kind == "text" else "text"
@@ -44,7 +45,7 @@ def _names(path: Path) -> list[str]:
         return _tar_names(path)
     if not path.is_dir():
         return []
-    store = open_folder(path)
+    store = open_folder(path, IMAGES.wanted)
     tars = [path / name for name in store.others if is_tar(Path(name))]
     return [*store.names, *store.others, *(name for tar in tars for name in _tar_names(tar))]
 
@@ -71,7 +72,7 @@ def _is_list(path: Path) -> bool:
             first = file.readline(2**16).decode("utf-8-sig", "replace").strip()
     except OSError:
         return False
-    return is_image(first) if path.suffix.lower() == ".txt" else "file" in next(csv.reader([first]), [])
+    return IMAGES.wanted(first) if path.suffix.lower() == ".txt" else "file" in next(csv.reader([first]), [])
 
 
 def _has_images(path: Path) -> bool:

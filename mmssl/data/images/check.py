@@ -21,7 +21,7 @@ from mmssl.data.images.cache import kept_size
 from mmssl.data.images.decode import decode_image, read_header
 from mmssl.data.images.jpeg import read_jpeg_header
 from mmssl.data.images.source import ImageSource
-from mmssl.data.limits import ImageError
+from mmssl.data.limits import MediaError
 from mmssl.data.pool import map_files
 
 CHECK_LIMIT = 200_000
@@ -35,7 +35,7 @@ def check_images(
     min_size: tuple[int, int] = (1, 1),
     workers: int = 0,
     progress: Callable[[int, int], None] | None = None,
-) -> tuple[Int64[np.ndarray, "image 2"], dict[int, ImageError]]:
+) -> tuple[Int64[np.ndarray, "image 2"], dict[int, MediaError]]:
     """Upright height and width of every image, and which cannot be used, and why."""
     record = _record_path(source)
     count = len(source)
@@ -43,10 +43,10 @@ def check_images(
     if sizes_and_failures is None:
         look = partial(_look, source, count <= CHECK_LIMIT)
         sizes = np.zeros((count, 2), np.int64)
-        failures: dict[int, ImageError] = {}
+        failures: dict[int, MediaError] = {}
         results = map_files(look, range(count), workers=workers, seconds=source.limits.seconds)
         for done, (index, result) in enumerate(results, 1):
-            if isinstance(result, ImageError):
+            if isinstance(result, MediaError):
                 failures[index] = result
             else:
                 sizes[index] = result
@@ -61,8 +61,8 @@ def check_images(
     return sizes, failures
 
 
-def too_small(height: int, width: int, least: tuple[int, int]) -> ImageError:
-    return ImageError("small", f"{width}x{height} pixels are fewer than the least of {least[1]}x{least[0]}")
+def too_small(height: int, width: int, least: tuple[int, int]) -> MediaError:
+    return MediaError("small", f"{width}x{height} pixels are fewer than the least of {least[1]}x{least[0]}")
 
 
 def predicted_cache_bytes(source: ImageSource, size: tuple[int, int]) -> int:
@@ -70,7 +70,7 @@ def predicted_cache_bytes(source: ImageSource, size: tuple[int, int]) -> int:
     count = min(_PREDICTION_IMAGES, len(source))
     kept = []
     for place in range(count):
-        with contextlib.suppress(ImageError):
+        with contextlib.suppress(MediaError):
             header = read_header(source.read(place * len(source) // count), source.limits)
             kept.append(np.prod(kept_size(header.height, header.width, size)))
     return int(np.mean(kept) * len(source) * source.channels) if kept else 0
@@ -84,7 +84,7 @@ def _look(source: ImageSource, whole: bool, index: int) -> tuple[int, int]:
     elif raw[:2] == b"\xff\xd8":
         jpeg = read_jpeg_header(raw)
         if jpeg is not None and not jpeg.ends:
-            raise ImageError("broken", "the file ends too early (no end marker)")
+            raise MediaError("broken", "the file ends too early (no end marker)")
     return header.height, header.width
 
 
@@ -97,18 +97,18 @@ def _record_path(source: ImageSource) -> Path:
     return home / "mmssl" / "checked" / f"{digest.hexdigest()}.json"
 
 
-def _load(path: Path, count: int) -> tuple[np.ndarray, dict[int, ImageError]] | None:
+def _load(path: Path, count: int) -> tuple[np.ndarray, dict[int, MediaError]] | None:
     """A remembered check; None when there is none or it cannot be understood (then we check again)."""
     try:
         stored = json.loads(path.read_text(encoding="utf-8"))
         sizes = np.array(stored["sizes"], np.int64).reshape(-1, 2)
-        failures = {int(index): ImageError(kind, reason) for index, (kind, reason) in stored["failures"].items()}
+        failures = {int(index): MediaError(kind, reason) for index, (kind, reason) in stored["failures"].items()}
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
     return (sizes, failures) if len(sizes) == count else None
 
 
-def _save(path: Path, sizes: np.ndarray, failures: dict[int, ImageError]) -> None:
+def _save(path: Path, sizes: np.ndarray, failures: dict[int, MediaError]) -> None:
     """Remember a check. A cache folder that cannot be written only means checking again next time.
 
     Reasons that lie in the machine and not in the file are forgotten: they may be gone next time.

@@ -14,9 +14,10 @@ from mmssl.data.images.decode import decode_image, read_header
 from mmssl.data.images.loader import mean_std_of_levels
 from mmssl.data.images.looking import SIZES
 from mmssl.data.images.open import open_images
-from mmssl.data.images.source import ImageSource, Skipped
-from mmssl.data.limits import ImageError, Limits
+from mmssl.data.images.source import ImageSource
+from mmssl.data.limits import Limits, MediaError
 from mmssl.data.pool import map_files
+from mmssl.data.skipped import Skipped
 from mmssl.errors import UserError
 
 # Larger images are thinned to about this many pixels for mean and standard deviation.
@@ -87,16 +88,16 @@ def inspect_images(
     }
 
 
-def _look_at_all(source: ImageSource, workers: int) -> tuple[list[_Seen], dict[int, ImageError]]:
+def _look_at_all(source: ImageSource, workers: int) -> tuple[list[_Seen], dict[int, MediaError]]:
     from rich.console import Console
     from rich.progress import Progress
 
     seen: list[_Seen] = []
-    failures: dict[int, ImageError] = {}
+    failures: dict[int, MediaError] = {}
     results = map_files(partial(_look, source), range(len(source)), workers=workers, seconds=source.limits.seconds)
     with Progress(transient=True, disable=not Console().is_terminal) as bar:
         for index, result in bar.track(results, total=len(source), description="decoding"):
-            if isinstance(result, ImageError):
+            if isinstance(result, MediaError):
                 failures[index] = result
             else:
                 seen.append(result)

@@ -14,7 +14,6 @@ hands or was beyond the check's bound; the run stops and names it, because a sam
 the order promises. Resuming continues with the very same batch once the file is repaired.
 """
 
-import os
 import signal
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Literal
@@ -28,18 +27,14 @@ from mmssl.data.images.cache import PixelCache, build_cache
 from mmssl.data.images.check import check_images, predicted_cache_bytes
 from mmssl.data.images.crops import CropLaw
 from mmssl.data.images.reader import Batch, CropReader, Failure
-from mmssl.data.images.source import MAX_SKIPPED_SHARE, ImageSource
-from mmssl.data.limits import ImageError
+from mmssl.data.images.source import ImageSource
+from mmssl.data.limits import MediaError, default_memory_limit
 from mmssl.data.order import Order, OrderSampler
 from mmssl.data.pool import START_METHOD
+from mmssl.data.skipped import MAX_SKIPPED_SHARE
 from mmssl.errors import UserError
 
 STATISTICS_IMAGES = 1024
-
-
-def default_memory_limit() -> int:
-    """A quarter of the machine's memory, at most 4 GiB."""
-    return min(4 * 2**30, os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 4)
 
 
 class ImageLoader:
@@ -100,7 +95,7 @@ class ImageLoader:
 
     def _read_all(
         self, cache: str, limit: int, min_size: tuple[int, int], progress: Callable[[int, int], None] | None
-    ) -> dict[int, ImageError]:
+    ) -> dict[int, MediaError]:
         """Fill the cache or check every file; either way the sizes of all images are known afterwards."""
         size, source = self.law.size, self.source
         if cache == "memory" or (cache == "auto" and predicted_cache_bytes(source, size) <= limit):
