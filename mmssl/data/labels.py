@@ -80,6 +80,9 @@ class LabelTable:
     def files(self) -> list[str]:
         return list(self._rows)
 
+    def has(self, column: str) -> bool:
+        return column in self._known
+
     def row(self, name: str) -> Mapping[str, str] | None:
         return self._rows.get(self._prefix + name) or self._rows.get(name)
 

@@ -113,7 +113,7 @@ def guarded(seconds: float | None) -> Iterator[None]:
         with alarm, warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
-    except MediaError:
+    except UserError:  # a MediaError too
         raise
     except MemoryError:
         raise MediaError("memory", "decoding needs more memory than there is") from None

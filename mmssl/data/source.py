@@ -7,6 +7,7 @@ sampled), and changes when files are added to the data.
 
 import copy
 import hashlib
+from collections.abc import Collection, Mapping, Sequence
 from typing import TypeVar
 
 import numpy as np
@@ -46,9 +47,14 @@ class FileSource:
         """At most ``count`` of these files, evenly spaced in the order of names, with ids of their own."""
         if count < 1:
             raise UserError(f"at least 1 of the {self.what} of {self.name} must be taken, got {count}")
-        chosen = [self._entries[i * len(self) // count] for i in range(count)] if count < len(self) else self._entries
+        count = min(count, len(self))
+        return self.subset([place * len(self) // count for place in range(count)])
+
+    def subset(self: S, chosen: Sequence[int]) -> S:
+        """The files of these numbers, with ids of their own."""
         part = copy.copy(self)
-        part._entries, part.files = chosen, [entry.file for entry in chosen]
+        part._entries = [self._entries[number] for number in chosen]
+        part.files = [entry.file for entry in part._entries]
         part.skipped = list(self.skipped)
         return part
 
@@ -84,6 +90,25 @@ class FileSource:
             raise UserError(f"{table.origin} has several label columns: choose one of {', '.join(table.columns)}")
         return table.targets([self._stored_name(entry) for entry in self._entries], column)
 
+    def column(self, name: str) -> list[str]:
+        """What a column of labels.csv or manifest.jsonl says of every file, "" where nothing; "folder": class folders.
+
+        Raises:
+            UserError: when there is no such column.
+        """
+        if name == "folder":
+            return [entry.folder_class for entry in self._entries]
+        tables = {part.table for part in self._parts} - {None}
+        if not any(table.has(name) for table in tables if table):
+            known = ", ".join(dict.fromkeys(column for table in tables if table for column in table.columns)) or "none"
+            raise UserError(f"{self.name} has no column '{name}': choose one of {known}")
+        rows = [self._row(entry) for entry in self._entries]
+        return [(row.get(name) or "").strip() for row in rows]
+
+    def _row(self, entry: Entry) -> Mapping[str, str]:
+        table = self._parts[entry.part].table
+        return (table.row(self._stored_name(entry)) if table else None) or {}
+
     def _table(self) -> LabelTable | None:
         """The table of all files; None without one, or when several stores have their own."""
         tables = {part.table for part in self._parts}
@@ -115,8 +140,13 @@ class FileSource:
             digest.update(f"{file}\0{self.stamp(index)[0]}\n".encode("utf-8", "surrogateescape"))
         return digest.hexdigest()
 
-    def note_skipped(self, failures: dict[int, MediaError], max_share: float = MAX_SKIPPED_SHARE) -> None:
-        """Record files that cannot be used.
+    def note_skipped(
+        self,
+        failures: dict[int, MediaError],
+        max_share: float = MAX_SKIPPED_SHARE,
+        harmless: Collection[str] = (),
+    ) -> None:
+        """Record files that cannot be used. Those of a ``harmless`` kind do not count towards the share.
 
         Raises:
             UserError: when none is left, or when they are more than the allowed share.
@@ -127,10 +157,12 @@ class FileSource:
                 self.skipped.append(Skipped(self.files[index], error.reason, error.kind))
         # a hold-out of a few files is part of the training set: one broken file is not a large share of it
         total = max(len(self), sum(self.splits.values()) if self.held_out else 0)
-        if failures and (len(failures) > max_share * total or len(failures) == len(self)):
-            first = min(failures)
+        bad = [index for index, error in failures.items() if error.kind not in harmless]
+        if failures and (len(bad) > max_share * total or len(failures) == len(self)):
+            counted = bad if len(bad) > max_share * total else failures
+            first = min(counted)
             raise UserError(
-                f"{len(failures)} of {len(self)} {self.what} of {self.name} cannot be used, more than the allowed "
+                f"{len(counted)} of {len(self)} {self.what} of {self.name} cannot be used, more than the allowed "
                 f"{max_share:.0%} (first: {self.location(first)}: {failures[first].reason}): repair or remove them; "
                 f"`mmssl inspect {self.name}` lists them all"
             )

@@ -5,9 +5,9 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
+from mmssl.data.delivery import Batch
 from mmssl.data.images.crops import CropLaw, cut_and_resize
 from mmssl.data.images.decode import read_header
-from mmssl.data.images.reader import Batch
 from mmssl.data.images.source import ImageSource
 from mmssl.data.limits import MediaError
 from mmssl.errors import UserError

@@ -1,30 +1,20 @@
 """Crops decoded from their files, a batch at a time; runs in the workers of a DataLoader."""
 
-from dataclasses import dataclass
-
 import numpy as np
 import torch
 from jaxtyping import Int64, UInt8
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from mmssl.data.delivery import Batch, Failure
 from mmssl.data.images.crops import Boxes, CropLaw, box_reduction, cut_and_resize, shrunk_boxes
 from mmssl.data.images.decode import decode_image
 from mmssl.data.images.source import ImageSource
 from mmssl.data.limits import MediaError
 from mmssl.masking import NoiseKey
 
-Batch = dict[str, Tensor]
 # A JPEG below this many bytes is decoded whole: a shrunken decode would not be faster.
 _REDUCIBLE = 32_768
-
-
-@dataclass(frozen=True)
-class Failure:
-    """Travels from a worker in place of a batch: the file that could not be decoded."""
-
-    index: int
-    reason: str
 
 
 class CropReader(Dataset["Batch | Failure"]):

@@ -306,7 +306,7 @@ def test_ranks_share_a_batch(photos: Path) -> None:
 
 def test_everything_survives_being_spawned(photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = take(make(photos, cache="none"), 2)
-    for module in ("pool", "images.loader"):
+    for module in ("pool", "delivery"):
         monkeypatch.setattr(f"mmssl.data.{module}.START_METHOD", "spawn")
     assert "spawn" in multiprocessing.get_all_start_methods()
     loader = make(photos, cache="none", workers=1, seed=7)
