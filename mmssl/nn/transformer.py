@@ -317,10 +317,12 @@ class Transformer(nn.Module):
             x = block(x, attention_mask, output if index == last else None, shared if index == 0 else None)
         return self.norm(x)
 
-    def layers(self, x: Float[Tensor, "batch token dim"]) -> list[Float[Tensor, "batch token dim"]]:
+    def layers(
+        self, x: Float[Tensor, "batch token dim"], attention_mask: Mask = None
+    ) -> list[Float[Tensor, "batch token dim"]]:
         """The residual stream after each block, the last one through the final norm (for per-layer probes)."""
         states = []
         for block in self.blocks:
-            x = block(x)
+            x = block(x, attention_mask)
             states.append(x)
         return [*states[:-1], self.norm(x)]
