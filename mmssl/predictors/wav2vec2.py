@@ -299,7 +299,7 @@ class Wav2Vec2(AudioPredictor):
         slot = hidden.slot.clamp_max(true.numel() - 1)
 
         def steps(values: Tensor, fill: float) -> Tensor:
-            return frames.put_back(hidden.spread(values, frames.packing.total, fill))
+            return frames.put_back(hidden.spread(values, frames.packing.total, fill), fill)
 
         return self._pictures(batch, frames, hidden) | {
             "similarity": steps(true.flatten()[slot], 0.0),
