@@ -14,6 +14,7 @@ size, the order, the amount of padding, the device or the process.
 """
 
 from mmssl.masking.blocks import block_mask, inverse_block_mask
+from mmssl.masking.negatives import draw_negatives
 from mmssl.masking.noise import NoiseKey
 from mmssl.masking.plan import MaskPlan
 from mmssl.masking.samplers import SAMPLERS, fixed_hidden_count, random_mask, tube_mask, unit_mask
@@ -25,6 +26,7 @@ __all__ = [
     "MaskPlan",
     "NoiseKey",
     "block_mask",
+    "draw_negatives",
     "fixed_hidden_count",
     "hidden_count",
     "inverse_block_mask",

@@ -16,6 +16,8 @@ PREDICTORS = {
         "MaskedLanguageModel",
         "MaskedLanguageModelConfig",
     ),
+    "wav2vec2": ("mmssl.predictors.wav2vec2", "Wav2Vec2", "Wav2Vec2Config"),
+    "best_rq": ("mmssl.predictors.best_rq", "BestRQ", "BestRQConfig"),
 }
 
 

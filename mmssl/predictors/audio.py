@@ -1,0 +1,150 @@
+"""What predictors of recordings share: an encoder of frames, and spans of them that are hidden.
+
+A batch holds ``audio``, float32 ``[batch, sample]`` at the encoder's sample rate and zero behind the end, and
+``length``, its real samples.
+"""
+
+from abc import abstractmethod
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from mmssl.errors import UserError
+from mmssl.masking import NoiseKey, span_mask
+from mmssl.masking.choice import counts_of
+from mmssl.nn.audio_encoder import AudioEncoder
+from mmssl.nn.frames import Frames
+from mmssl.nn.mel import MelConfig, MelFrontEnd
+from mmssl.predictors.base import Batch, Predictor
+
+VALIDATION_FRACTION, VALIDATION_SPAN = 0.49, 10
+"""Evaluation hides this share, in spans of so many frames, whatever the run does in training: losses compare."""
+
+
+class Hidden(NamedTuple):
+    """The hidden frames of a batch, end to end."""
+
+    mask: Bool[Tensor, "batch width"]
+    """True = hidden, in padded rows."""
+    ids: Int[Tensor, "1 hidden"]
+    """Where they are among all frames laid end to end, ascending."""
+    counted: Bool[Tensor, " hidden"]
+    """False where an id only fills up, which happens on CUDA alone."""
+    row: Int[Tensor, " hidden"]
+    """The recording of each."""
+    counts: Int[Tensor, " batch"]
+    """How many each recording has."""
+    slot: Int[Tensor, " hidden"]
+    """Place of each in the flattened [batch, most]; what only fills up goes behind the last one."""
+    most: int
+    """Bound of ``counts``, known to the host."""
+
+    def rows(self, x: Float[Tensor, "hidden *rest"], fill: float = 0.0) -> Float[Tensor, "batch most *rest"]:
+        """A row a recording, filled up with ``fill``."""
+        slots = len(self.counts) * self.most
+        if x.is_cuda or len(x) < slots:
+            x = x.new_full((slots + 1, *x.shape[1:]), fill).index_copy(0, self.slot, x)[:slots]
+        return x.view(len(self.counts), self.most, *x.shape[1:])
+
+    def spread(self, x: Float[Tensor, "hidden *rest"], total: int, fill: float) -> Float[Tensor, "total *rest"]:
+        """Back among all ``total`` frames laid end to end, ``fill`` where nothing is hidden."""
+        place = torch.where(self.counted, self.ids[0], total)
+        return x.new_full((total + 1, *x.shape[1:]), fill).index_copy(0, place, x)[:total]
+
+    def sum(self, values: Float[Tensor, " hidden"]) -> Float[Tensor, ""]:
+        """Sum over those that count, in single precision."""
+        return torch.where(self.counted, values.float(), 0).sum()
+
+
+def check_spans(mask_fraction: float, span: int) -> None:
+    """Raises UserError for a fraction that is no share, or a span that is none."""
+    if not 0 < mask_fraction < 1:
+        raise UserError(f"mask_fraction must lie between 0 and 1, got {mask_fraction}")
+    if span < 1:
+        raise UserError(f"span must be at least 1 frame, got {span}")
+
+
+class AudioPredictor(Predictor):
+    """Hides spans of frames of recordings."""
+
+    encoder: AudioEncoder
+
+    @property
+    def sample_rate(self) -> int:
+        """Samples a second of the recordings that it takes."""
+        return self.encoder.config.sample_rate
+
+    def frames(self, length: Int[Tensor, " batch"]) -> Int[Tensor, " batch"]:
+        """Frames of recordings of ``length`` samples; at least two are needed for one to be hidden."""
+        return self.encoder.front_end.frames(length)
+
+    def hide(self, batch: Batch, frames: Frames) -> Hidden:
+        """Draw spans: exactly the fraction of each recording's frames, the last span shortened to hit it.
+
+        A recording shorter than a span hides one shorter span, one of a single frame nothing.
+        """
+        fraction, span = VALIDATION_FRACTION, VALIDATION_SPAN
+        if self.training:
+            fraction, span = self.config.mask_fraction, self.config.span
+        key = NoiseKey.of(batch, self.mask_seed)
+        mask = span_mask(key, frames.width, fraction, valid=frames.real, span=min(span, frames.width))
+        most = int(counts_of(torch.tensor([frames.width]), frames.width, fraction))
+        return locate(mask, frames, max(most, 1))
+
+    @abstractmethod
+    def reveal(self, batch: Batch) -> dict[str, Tensor]:
+        """For the eye: ``original`` and ``perturbed``, log-mel ``[batch, frame, mel]``; ``hidden`` ``[batch, step]``."""
+
+    def encode_frames(self, batch: Batch) -> tuple[Float[Tensor, "batch width dim"], Int[Tensor, " batch"]]:
+        """Features of every frame with nothing hidden, zero behind the last one, and how many each recording has."""
+        x, frames = self.encoder(batch["audio"], batch["length"])
+        return frames.put_back(x), frames.lengths
+
+    def encode_clean(self, batch: Batch) -> dict[str, Float[Tensor, "batch dim"]]:
+        """Features of whole recordings: ``mean`` over their frames."""
+        x, frames = self.encoder(batch["audio"], batch["length"])
+        return {"mean": frames.means(x)}
+
+    def encode_layers(self, batch: Batch) -> list[Float[Tensor, "batch dim"]]:
+        """Mean over frames after each block."""
+        states, frames = self.encoder.layers(batch["audio"], batch["length"])
+        return [frames.means(state) for state in states]
+
+    def parameter_depths(self) -> dict[str, int]:
+        """Depth of each encoder parameter, 0 at the input, for learning rates that decay with depth."""
+        return self.encoder.parameter_depths("encoder.")
+
+    def _pictures(self, batch: Batch, frames: Frames, hidden: Hidden) -> dict[str, Tensor]:
+        """Log-mel of what is there, and with its bin's mean where a hidden step looks."""
+        front_end = self.encoder.front_end
+        if not isinstance(front_end, MelFrontEnd):
+            front_end = MelFrontEnd(MelConfig(stack=1), self.sample_rate).to(self.device)
+        mel = front_end.log_mel(batch["audio"])
+        start = torch.arange(mel.shape[1], device=mel.device) * front_end.hop
+        step = (start // self.encoder.front_end.field_and_step[1]).clamp_max(frames.width - 1)
+        covered = hidden.mask[:, step, None]
+        return {
+            "original": mel,
+            "perturbed": torch.where(covered, mel.mean(1, keepdim=True), mel),
+            "hidden": hidden.mask,
+            "lengths": frames.lengths,
+        }
+
+
+def locate(mask: Bool[Tensor, "batch width"], frames: Frames, most: int) -> Hidden:
+    """The hidden frames of a mask; ``most`` bounds how many a recording has."""
+    packed = frames.take(mask)
+    if mask.is_cuda:
+        # the number is not known to the host: as many as there can be, those left over being the last frame again
+        room = min(len(packed), len(mask) * most)
+        ids = torch.nonzero_static(packed, size=room, fill_value=len(packed) - 1)
+        counted = torch.arange(room, device=mask.device) < packed.sum()
+    else:
+        ids = packed.nonzero()
+        counted = torch.ones(len(ids), dtype=torch.bool)
+    row, counts = frames.row[ids[:, 0]], mask.sum(1)
+    rank = torch.arange(len(ids), device=mask.device) - (counts.cumsum(0) - counts)[row]
+    slot = torch.where(counted, row * most + rank, len(mask) * most)
+    return Hidden(mask, ids.T, counted, row, counts, slot, most)
