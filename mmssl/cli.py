@@ -14,17 +14,18 @@ from mmssl.errors import one_sentence_errors
 def inspect(
     data: Positional[str],
     *,
-    kind: Literal["auto", "images", "text"] = "auto",
+    kind: Literal["auto", "images", "text", "audio"] = "auto",
     split: str | None = None,
     channels: int = 3,
     tokenizer: Path | None = None,
     documents: Literal["auto", "file", "line", "block"] = "auto",
     text_column: str = "text",
 ) -> None:
-    """Tell what is in a folder, file or tar file of pictures or texts: number, sizes, splits, what cannot be used.
+    """Tell what is in a folder, file or tar file of pictures, texts or recordings: number, sizes, what cannot be used.
 
     Args:
-        data: Folder, file, tar file or Hugging Face data set; for pictures also a list (.txt, .csv).
+        data: Folder, file, tar file or Hugging Face data set; of pictures and recordings also a list (.txt, .csv,
+            .jsonl).
         kind: What to look at; auto looks at which files are there and says so.
         split: Look at one split only.
         channels: Channels to read pictures with.
@@ -43,6 +44,11 @@ def inspect(
         print_text_report(
             inspect_texts(data, split=split, tokenizer=tokenizer, documents=documents, text_column=text_column)
         )
+        return
+    if kind == "audio":
+        from mmssl.data.audio.inspect import inspect_audio, print_audio_report
+
+        print_audio_report(inspect_audio(data, split=split))
         return
     from mmssl.data.images.inspect import inspect_images, print_report
 

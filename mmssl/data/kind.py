@@ -1,4 +1,4 @@
-"""Whether a path holds pictures or texts, by the names of its files."""
+"""Whether a path holds pictures, texts or recordings, by the names of its files."""
 
 import csv
 import json
@@ -6,36 +6,46 @@ import tarfile
 from pathlib import Path
 from typing import Literal
 
-from mmssl.data.images.stores import is_image, is_tar, open_folder
+from mmssl.data.audio.header import RECORDINGS
+from mmssl.data.images.open import IMAGES
+from mmssl.data.stores import TABLES, is_tar, open_folder
 from mmssl.data.text.files import BROKEN, is_text
 
-Kind = Literal["images", "text"]
+Kind = Literal["images", "text", "audio"]
+_WORDS = {"images": "pictures", "audio": "recordings", "text": "files of text"}
 _FIRST = 1000
 # files that go with a data set and are not data
-_BESIDE = ("readme", "license", "labels.csv")
+_BESIDE = ("readme", "license", *TABLES)
 
 
 def kind_of(data: str | Path) -> tuple[Kind, str]:
     """What most files are, and a sentence that says so.
 
-    A .txt or .csv whose first line names an image (or has a column ``file``) is a list of pictures. What is missing or
-    cannot be read counts as pictures, whose reader says what is wrong.
+    A .txt, .csv or .jsonl whose first line names a picture or recording, or has a column ``file``, is a list of them.
+    What is missing or cannot be read counts as pictures, whose reader says what is wrong.
     """
     path = Path(data)
     if (path / "dataset_dict.json").is_file() or (path / "state.json").is_file():
-        kind: Kind = "images" if _has_images(path) else "text"
+        kind = _dataset_kind(path)
         return kind, f"{data} is a Hugging Face dataset of {kind}"
     if path.is_file() and not is_tar(path):
-        if is_text(path.name) and not _is_list(path):
+        listed = _listed(path)
+        if listed is None and is_text(path.name):
             return "text", f"{data} is a file of text"
+        if RECORDINGS.wanted(listed or path.name):
+            return "audio", f"{data} is a recording or a list of recordings"
         return "images", f"{data} is a picture or a list of pictures"
     names = [name for name in _names(path) if not Path(name).name.lower().startswith(_BESIDE)]
-    pictures = sum(map(is_image, names))
-    texts = sum(map(is_text, names))
-    kind = "text" if texts > pictures else "images"
-    other = "images" if kind == "text" else "text"
-    hint = f"; --kind {other} looks at the others" if min(pictures, texts) else ""
-    return kind, f"{pictures:,} pictures and {texts:,} files of text: looking at the {kind}{hint}"
+    counts: dict[Kind, int] = {
+        "images": sum(map(IMAGES.wanted, names)),
+        "audio": sum(map(RECORDINGS.wanted, names)),
+        "text": sum(map(is_text, names)),
+    }
+    kind = max(counts, key=lambda name: counts[name])
+    others = [name for name, count in counts.items() if count and name != kind]
+    hint = f"; --kind {' or '.join(others)} looks at the others" if others else ""
+    said = ", ".join(f"{count:,} {_WORDS[name]}" for name, count in counts.items() if count) or "no files"
+    return kind, f"{said}: looking at the {kind}{hint}"
 
 
 def _names(path: Path) -> list[str]:
@@ -44,7 +54,7 @@ def _names(path: Path) -> list[str]:
         return _tar_names(path)
     if not path.is_dir():
         return []
-    store = open_folder(path)
+    store = open_folder(path, IMAGES.wanted)
     tars = [path / name for name in store.others if is_tar(Path(name))]
     return [*store.names, *store.others, *(name for tar in tars for name in _tar_names(tar))]
 
@@ -62,23 +72,34 @@ def _tar_names(path: Path) -> list[str]:
     return names
 
 
-def _is_list(path: Path) -> bool:
-    """Whether a file lists pictures."""
-    if path.suffix.lower() not in (".txt", ".csv"):
-        return False
+def _listed(path: Path) -> str | None:
+    """The first file that a list names ("" when it has a column of files and no row); None for what is no list."""
+    form = path.suffix.lower()
+    if form not in (".txt", ".csv", ".jsonl"):
+        return None
     try:
         with path.open("rb") as file:
-            first = file.readline(2**16).decode("utf-8-sig", "replace").strip()
+            first, second = (file.readline(2**16).decode("utf-8-sig", "replace").strip() for _ in range(2))
     except OSError:
-        return False
-    return is_image(first) if path.suffix.lower() == ".txt" else "file" in next(csv.reader([first]), [])
+        return None
+    if form == ".txt":
+        return first if IMAGES.wanted(first) or RECORDINGS.wanted(first) else None
+    try:
+        header, row = (next(csv.reader([line]), []) for line in (first, second))
+        record = dict(zip(header, row, strict=False)) if form == ".csv" else json.loads(first)
+    except (ValueError, csv.Error):
+        return None
+    if form == ".csv" and "file" in header:
+        return record.get("file", "")
+    return str(record["file"]) if isinstance(record, dict) and "file" in record else None
 
 
-def _has_images(path: Path) -> bool:
+def _dataset_kind(path: Path) -> Kind:
     for info in (path / "dataset_info.json", *sorted(path.glob("*/dataset_info.json"))):
         try:
             features = json.loads(info.read_text(encoding="utf-8")).get("features") or {}
         except (OSError, ValueError, AttributeError):
             continue
-        return any(isinstance(value, dict) and value.get("_type") == "Image" for value in features.values())
-    return True
+        types = {value.get("_type") for value in features.values() if isinstance(value, dict)}
+        return "images" if "Image" in types else "audio" if "Audio" in types else "text"
+    return "images"

@@ -1,7 +1,8 @@
-"""Which split and which classes a file belongs to: from a labels.csv, or from the folders it lies in."""
+"""Which split and which classes a file belongs to: by labels.csv or manifest.jsonl, or by the folders it lies in."""
 
 import csv
 import io
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import PurePosixPath
 
@@ -21,11 +22,14 @@ SPLIT_NAMES = {
     "testing": "test",
 }
 # columns that describe a file and are no classes
-_NOT_LABELS = ("file", "split", "width", "height", "bytes")
+_NOT_LABELS = frozenset({
+    "file", "split", "width", "height", "bytes", "id", "text", "words", "seconds", "fps", "frames", "licence",
+    "license", "source",
+})  # fmt: skip
 
 
 class LabelTable:
-    """What is known of files beside their pixels: rows of a labels.csv, of a list file, of a Hugging Face dataset.
+    """What is known of files beside their content: rows of a labels.csv, a manifest.jsonl or a Hugging Face dataset.
 
     Args:
         rows: each with the file's name under ``file``.
@@ -50,9 +54,34 @@ class LabelTable:
         except csv.Error as error:
             raise UserError(f"{origin} cannot be read as CSV ({error}): write it again") from None
 
+    @classmethod
+    def from_jsonl(cls, text: str, origin: str, prefix: str = "") -> "LabelTable":
+        """From one JSON object a line. Strings stay as they are, null is no value, all else is kept as JSON."""
+        rows = []
+        for number, line in enumerate(text.split("\n"), 1):
+            if not line.strip():
+                continue
+            try:
+                row = json.loads(line)
+            except (ValueError, RecursionError):
+                row = None
+            if not isinstance(row, dict):
+                raise UserError(f"{origin} has no JSON object in line {number}: write one object a line")
+            rows.append({name: _as_text(value) for name, value in row.items()})
+        columns = dict.fromkeys(name for row in rows for name in row)
+        return cls([{name: row.get(name, "") for name in columns} for row in rows], origin, prefix)
+
+    @classmethod
+    def parse(cls, text: str, origin: str, prefix: str = "") -> "LabelTable":
+        """From a file whose name says which of the two it is."""
+        return (cls.from_jsonl if origin.lower().endswith(".jsonl") else cls.from_csv)(text, origin, prefix)
+
     @property
     def files(self) -> list[str]:
         return list(self._rows)
+
+    def has(self, column: str) -> bool:
+        return column in self._known
 
     def row(self, name: str) -> Mapping[str, str] | None:
         return self._rows.get(self._prefix + name) or self._rows.get(name)
@@ -78,9 +107,7 @@ class LabelTable:
         values = [(row.get(column) or "").strip() if row else "" for row in rows]
         missing = [name for name, value in zip(names, values, strict=True) if not value]
         if missing:
-            raise UserError(
-                f"{self.origin} gives no '{column}' for {len(missing)} images (first: {missing[0]}): add it"
-            )
+            raise UserError(f"{self.origin} gives no '{column}' for {len(missing)} files (first: {missing[0]}): add it")
         everything = {(row.get(column) or "").strip() for row in self._rows.values()} - {""}
         if all(value.isdigit() for value in everything):
             classes = sorted(everything, key=int)
@@ -98,6 +125,12 @@ class LabelTable:
         if len(pairs) == len(classes) == len(set(names.values()) - {""}):
             return [names[value] for value in classes]
         return classes
+
+
+def _as_text(value: object) -> str:
+    if isinstance(value, str):
+        return value
+    return "" if value is None else json.dumps(value)
 
 
 def common_folder(names: Sequence[str]) -> str:

@@ -21,10 +21,10 @@ from typing import Any
 from mmssl.errors import UserError
 
 
-class ImageError(UserError):
-    """A file that gives no picture.
+class MediaError(UserError):
+    """A file that gives no picture or no sound.
 
-    ``kind`` is one word for counting: broken, limit, timeout, memory, unreadable, unsupported, small.
+    ``kind`` is one word for counting: broken, limit, timeout, memory, unreadable, unsupported, small, short, silent.
     """
 
     def __init__(self, kind: str, reason: str) -> None:
@@ -32,7 +32,7 @@ class ImageError(UserError):
         self.kind, self.reason = kind, reason
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return ImageError, (self.kind, self.reason)
+        return MediaError, (self.kind, self.reason)
 
 
 @dataclass(frozen=True)
@@ -47,39 +47,51 @@ class Limits:
     """Time to decode one file."""
 
 
+def default_memory_limit() -> int:
+    """A quarter of the machine's memory, at most 4 GiB."""
+    return min(4 * 2**30, os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 4)
+
+
+def regular_size(path: str | Path) -> int:
+    """Bytes of a file on disk. Raises MediaError when there is none or it is a named pipe, whose opening would hang."""
+    try:
+        status = os.stat(path)
+    except OSError as error:
+        raise MediaError("unreadable", f"cannot be opened ({error.strerror or error})") from None
+    if not stat.S_ISREG(status.st_mode):
+        raise MediaError("unreadable", "it is not a regular file")
+    return status.st_size
+
+
 def read_bytes(source: bytes | Path, limits: Limits) -> bytes:
-    """The bytes of a file within the size limit. Raises ImageError when it is empty, too large or not readable."""
+    """The bytes of a file within the size limit. Raises MediaError when it is empty, too large or not readable."""
     if isinstance(source, Path):
+        size = regular_size(source)
+        raw = b""
         try:
-            status = os.stat(source)
-            # opening a named pipe would wait for ever
-            if not stat.S_ISREG(status.st_mode):
-                raise ImageError("unreadable", "it is not a regular file")
-            size = status.st_size
-            raw = b""
             if size <= limits.file_bytes:
                 with source.open("rb", buffering=0) as file:
                     raw = file.read()
         except OSError as error:
-            raise ImageError("unreadable", f"cannot be opened ({error.strerror or error})") from None
+            raise MediaError("unreadable", f"cannot be opened ({error.strerror or error})") from None
     else:
         raw, size = source, len(source)
     if size > limits.file_bytes:
-        raise ImageError("limit", f"the file is larger than the limit of {limits.file_bytes / 2**20:.0f} MiB")
+        raise MediaError("limit", f"the file is larger than the limit of {limits.file_bytes / 2**20:.0f} MiB")
     if not raw:
-        raise ImageError("broken", "the file is empty")
+        raise MediaError("broken", "the file is empty")
     return raw
 
 
 @contextlib.contextmanager
 def time_limit(seconds: float) -> Iterator[None]:
-    """Stop the block with an ImageError after so many seconds; does nothing outside a main thread (see above)."""
+    """Stop the block with a MediaError after so many seconds; does nothing outside a main thread (see above)."""
     if not hasattr(signal, "setitimer") or threading.current_thread() is not threading.main_thread():
         yield
         return
 
     def stop(signum: int, frame: Any) -> None:  # noqa: ARG001
-        raise ImageError("timeout", f"decoding took longer than {seconds:g} s")
+        raise MediaError("timeout", f"decoding took longer than {seconds:g} s")
 
     started = time.monotonic()
     previous = signal.signal(signal.SIGALRM, stop)
@@ -95,18 +107,18 @@ def time_limit(seconds: float) -> Iterator[None]:
 
 @contextlib.contextmanager
 def guarded(seconds: float | None) -> Iterator[None]:
-    """Whatever a decoder throws becomes an ImageError; warnings about odd metadata stay silent."""
+    """Whatever a decoder throws becomes a MediaError; warnings about odd metadata stay silent."""
     alarm = contextlib.nullcontext() if seconds is None else time_limit(seconds)
     try:
         with alarm, warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
-    except ImageError:
+    except UserError:  # a MediaError too
         raise
     except MemoryError:
-        raise ImageError("memory", "decoding needs more memory than there is") from None
+        raise MediaError("memory", "decoding needs more memory than there is") from None
     except Exception as error:  # decoders raise nearly every type on damaged input
         reason = str(error).splitlines()[0] if str(error) else ""
-        raise ImageError(
+        raise MediaError(
             "broken", f"cannot be decoded ({type(error).__name__}{': ' if reason else ''}{reason})"
         ) from None

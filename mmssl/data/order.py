@@ -7,6 +7,7 @@ has to be saved to resume but the step; workers, their number and what they pref
 """
 
 from collections.abc import Iterator
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Int64
@@ -70,10 +71,19 @@ class Order:
         return epoch * self.length / (self.batch_size * self.world_size)
 
 
+@runtime_checkable
+class Steps(Protocol):
+    """Anything that says which samples a step reads: an :class:`Order`, or batches of similar lengths."""
+
+    def batch(self, step: int) -> tuple[Int64[np.ndarray, " batch"], Int64[np.ndarray, " batch"]]:
+        """Sample indices and the epoch of each."""
+        ...
+
+
 class OrderSampler(Sampler[list[tuple[int, int]]]):
     """Batch sampler for a torch DataLoader: lists of (epoch, index) from any step on, without end."""
 
-    def __init__(self, order: Order, start_step: int = 0) -> None:
+    def __init__(self, order: Steps, start_step: int = 0) -> None:
         self.order, self.start_step = order, start_step
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:

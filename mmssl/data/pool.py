@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 
 import torch
 
-from mmssl.data.limits import ImageError
+from mmssl.data.limits import MediaError
 
 T = TypeVar("T")
 # fork shares what the parent has loaded; elsewhere it is not available or not safe
@@ -31,13 +31,13 @@ _MESSAGE_SECONDS = 0.05
 
 def map_files(
     function: Callable[[int], T], indices: Sequence[int], *, workers: int, seconds: float
-) -> Iterator[tuple[int, T | ImageError]]:
-    """Yield (index, result) for every index, in no particular order; an ImageError stands for its result.
+) -> Iterator[tuple[int, T | MediaError]]:
+    """Yield (index, result) for every index, in no particular order; a MediaError stands for its result.
 
     Any other error of the function is raised here, as it would be in a plain loop.
 
     Args:
-        function: gives the result for an index or raises ImageError. Called in the workers; picklable where processes
+        function: gives the result for an index or raises MediaError. Called in the workers; picklable where processes
             are spawned.
         indices: what to apply it to.
         workers: number of processes; 0 works in this one.
@@ -67,7 +67,7 @@ def map_files(
             for worker in running.values():
                 if worker.stuck_for() > _PATIENCE * seconds and not worker.pipe.poll():
                     reason = f"decoding took longer than {seconds:g} s and had to be killed"
-                    worker.verdict = ImageError("timeout", reason)
+                    worker.verdict = MediaError("timeout", reason)
                     worker.process.kill()
     finally:
         for worker in running.values():
@@ -85,7 +85,7 @@ class _Worker:
     seen: tuple[int, float] = (-1, 0.0)
     """An index it was found working on, and since when."""
     alive: bool = True
-    verdict: ImageError | None = None
+    verdict: MediaError | None = None
     """Why the file it is at will fail if it dies now; None when it dies of itself."""
 
     def stuck_for(self) -> float:
@@ -100,7 +100,7 @@ class _Worker:
 
 @dataclass
 class _Raised:
-    """Any error but an ImageError: not a file's fault, so it goes on to the caller."""
+    """Any error but a MediaError: not a file's fault, so it goes on to the caller."""
 
     error: Exception
 
@@ -129,7 +129,7 @@ def _receive(worker: _Worker) -> Iterator[tuple[int, Any]]:
         if culprit < 0:
             raise RuntimeError(f"a worker process ended before it read a file ({how})") from None
         worker.todo.remove(culprit)  # what else it had done and not sent will be done again
-        yield culprit, worker.verdict or ImageError("broken", f"the decoder crashed ({how})")
+        yield culprit, worker.verdict or MediaError("broken", f"the decoder crashed ({how})")
         return
     for index, result in results:
         worker.todo.remove(index)
@@ -153,10 +153,10 @@ def _next(worker: _Worker, function: Callable[[int], Any], chunks: list[list[int
     return worker
 
 
-def _attempt(function: Callable[[int], T], index: int) -> T | ImageError:
+def _attempt(function: Callable[[int], T], index: int) -> T | MediaError:
     try:
         return function(index)
-    except ImageError as error:
+    except MediaError as error:
         return error
 
 

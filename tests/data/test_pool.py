@@ -4,7 +4,7 @@ import time
 
 import pytest
 
-from mmssl.data.limits import ImageError
+from mmssl.data.limits import MediaError
 from mmssl.data.pool import map_files
 
 FORKED = pytest.mark.skipif(not hasattr(os, "fork"), reason="the test functions are local to this process")
@@ -12,7 +12,7 @@ FORKED = pytest.mark.skipif(not hasattr(os, "fork"), reason="the test functions 
 
 def square(index: int) -> int:
     if index % 10 == 3:
-        raise ImageError("broken", f"number {index}")
+        raise MediaError("broken", f"number {index}")
     return index * index
 
 
@@ -23,7 +23,7 @@ def test_every_file_gets_its_result_or_its_reason(workers: int, count: int) -> N
     assert sorted(results) == list(range(count))
     for index, result in results.items():
         if index % 10 == 3:
-            assert isinstance(result, ImageError)
+            assert isinstance(result, MediaError)
             assert result.reason == f"number {index}"
         else:
             assert result == index * index
@@ -61,7 +61,7 @@ def test_a_caller_that_takes_its_time_is_no_reason_to_kill() -> None:
     for seen, (index, result) in enumerate(map_files(square, range(30), workers=2, seconds=0.05)):
         if seen < 4:
             time.sleep(0.2)
-        assert isinstance(result, ImageError) == (index % 10 == 3)
+        assert isinstance(result, MediaError) == (index % 10 == 3)
 
 
 @FORKED

@@ -22,7 +22,7 @@ from mmssl.data.images.crops import Boxes, cut_and_resize, shrunk_boxes
 from mmssl.data.images.decode import decode_image, read_header
 from mmssl.data.images.jpeg import read_jpeg_header
 from mmssl.data.images.source import ImageSource
-from mmssl.data.limits import ImageError
+from mmssl.data.limits import MediaError
 from mmssl.data.pool import map_files
 
 CACHE_MARGIN = 1.25
@@ -129,7 +129,7 @@ def kept_size(height: int, width: int, size: tuple[int, int]) -> tuple[int, int]
 def decode_for_cache(
     source: ImageSource, size: tuple[int, int], min_size: tuple[int, int], index: int
 ) -> tuple[int, int, UInt8[np.ndarray, "height width channel"]]:
-    """Full height and width, and the image shrunk to what is kept. Raises ImageError."""
+    """Full height and width, and the image shrunk to what is kept. Raises MediaError."""
     raw = source.read(index)
     reduce, full = 1, None
     if len(raw) >= _REDUCIBLE and read_jpeg_header(raw) is not None:
@@ -140,7 +140,7 @@ def decode_for_cache(
     image = decode_image(raw, source.channels, reduce=reduce, limits=source.limits)
     full = full or (image.shape[1], image.shape[2])
     if full[0] < min_size[0] or full[1] < min_size[1]:
-        raise ImageError("small", f"{full[1]}x{full[0]} pixels are fewer than the least of {min_size[1]}x{min_size[0]}")
+        raise MediaError("small", f"{full[1]}x{full[0]} pixels are fewer than the least of {min_size[1]}x{min_size[0]}")
     kept = kept_size(*full, size)
     if image.shape[1:] != kept:
         image = torch.nn.functional.interpolate(image[None], kept, mode="bilinear", antialias=True)[0]
@@ -155,7 +155,7 @@ def build_cache(
     workers: int = 0,
     memory_limit: int,
     progress: Callable[[int, int], None] | None = None,
-) -> tuple[PixelCache | None, dict[int, ImageError]]:
+) -> tuple[PixelCache | None, dict[int, MediaError]]:
     """Decode every image once.
 
     Returns:
@@ -164,12 +164,12 @@ def build_cache(
     count = len(source)
     kept: dict[int, np.ndarray] = {}
     sizes = np.zeros((4, count), np.int64)
-    failures: dict[int, ImageError] = {}
+    failures: dict[int, MediaError] = {}
     used = 0
     decode = partial(decode_for_cache, source, size, min_size)
     results = map_files(decode, range(count), workers=workers, seconds=source.limits.seconds)
     for done, (index, result) in enumerate(results, 1):
-        if isinstance(result, ImageError):
+        if isinstance(result, MediaError):
             failures[index] = result
         else:
             full_height, full_width, image = result

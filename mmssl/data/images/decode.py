@@ -37,7 +37,7 @@ from jaxtyping import UInt8
 from torch import Tensor
 
 from mmssl.data.images.jpeg import read_jpeg_header
-from mmssl.data.limits import ImageError, Limits, guarded, read_bytes
+from mmssl.data.limits import Limits, MediaError, guarded, read_bytes
 
 if TYPE_CHECKING:
     from PIL.Image import Image as PillowImage
@@ -83,7 +83,7 @@ def decode_image(
         use_torchvision: for JPEG; worth its import when thousands of files are decoded.
 
     Raises:
-        ImageError: with the reason, in one clause without the file's name.
+        MediaError: with the reason, in one clause without the file's name.
     """
     limits = limits or Limits()
     raw = read_bytes(source, limits)
@@ -91,7 +91,7 @@ def decode_image(
     if jpeg is not None:
         _check_size(jpeg.height, jpeg.width, limits)
         if not jpeg.ends:
-            raise ImageError("broken", "the file ends too early (no end marker)")
+            raise MediaError("broken", "the file ends too early (no end marker)")
         if use_torchvision and reduce == 1 and channels in (1, 3) and jpeg.components in (1, 3):
             pixels = torchvision_decoder()(raw, channels)
             if pixels is not None:
@@ -104,7 +104,7 @@ def decode_image(
 
 
 def read_header(source: bytes | Path, limits: Limits | None = None) -> Header:
-    """Format, mode and upright size, without decoding pixels. Raises ImageError as :func:`decode_image`."""
+    """Format, mode and upright size, without decoding pixels. Raises MediaError as :func:`decode_image`."""
     limits = limits or Limits()
     raw = read_bytes(source, limits)
     with guarded(limits.seconds):
@@ -125,9 +125,9 @@ def read_header(source: bytes | Path, limits: Limits | None = None) -> Header:
 
 def _check_size(height: int, width: int, limits: Limits) -> None:
     if height < 1 or width < 1:
-        raise ImageError("broken", f"it has no pixels ({width}x{height})")
+        raise MediaError("broken", f"it has no pixels ({width}x{height})")
     if height * width > limits.pixels:
-        raise ImageError("limit", f"{width}x{height} pixels are more than the limit of {limits.pixels:,}")
+        raise MediaError("limit", f"{width}x{height} pixels are more than the limit of {limits.pixels:,}")
 
 
 @lru_cache(maxsize=1)
@@ -169,9 +169,9 @@ def _open_pillow(raw: bytes, limits: Limits) -> "PillowImage":
     try:
         picture = Image.open(io.BytesIO(raw), formats=_formats())
     except UnidentifiedImageError:
-        raise ImageError("broken", "no picture in a known format, or its header is damaged") from None
+        raise MediaError("broken", "no picture in a known format, or its header is damaged") from None
     except Image.DecompressionBombError:
-        raise ImageError("limit", f"it claims more pixels than the limit of {limits.pixels:,}") from None
+        raise MediaError("limit", f"it claims more pixels than the limit of {limits.pixels:,}") from None
     _check_size(picture.height, picture.width, limits)
     return picture
 
@@ -191,7 +191,7 @@ def _decode_pillow(
     from PIL import Image
 
     if channels not in (1, 2, 3, 4):
-        raise ImageError("unsupported", f"picture formats give 1 to 4 channels, not {channels}: store it as .npy")
+        raise MediaError("unsupported", f"picture formats give 1 to 4 channels, not {channels}: store it as .npy")
     with _open_pillow(raw, limits) as picture:
         width, height = picture.size
         if reduce > 1:
@@ -218,7 +218,7 @@ def _to_channels(picture: "PillowImage", channels: int) -> "PillowImage":
         picture = Image.fromarray((np.asarray(picture) >> 8).astype(np.uint8))
     if picture.mode in ("I", "F"):
         kind = "32-bit integer" if picture.mode == "I" else "floating point"
-        raise ImageError("unsupported", f"{kind} pixels have no stated range: convert it to 8 or 16 bits")
+        raise MediaError("unsupported", f"{kind} pixels have no stated range: convert it to 8 or 16 bits")
     wanted = {1: "L", 2: "LA", 3: "RGB", 4: "RGBA"}[channels]
     if picture.has_transparency_data and channels in (1, 3):
         colour = picture.convert("RGBA")
@@ -232,11 +232,11 @@ def _npy_header(file: io.BytesIO, limits: Limits) -> tuple[int, int, int]:
     shape, _, dtype = read(file)
     if dtype != np.uint8 or len(shape) not in (2, 3):
         wanted = "uint8 of shape [height, width] or [height, width, channel]"
-        raise ImageError("unsupported", f"the array is {dtype} of shape {list(shape)}, not {wanted}")
+        raise MediaError("unsupported", f"the array is {dtype} of shape {list(shape)}, not {wanted}")
     height, width, channels = (*shape, 1)[:3]
     _check_size(height, width, limits)
     if height * width * channels > len(file.getbuffer()) - file.tell():
-        raise ImageError("broken", "the file ends too early")
+        raise MediaError("broken", "the file ends too early")
     return height, width, channels
 
 
@@ -244,7 +244,7 @@ def _decode_npy(raw: bytes, channels: int, reduce: int, limits: Limits) -> UInt8
     file = io.BytesIO(raw)
     height, width, found = _npy_header(file, limits)
     if found != channels and not (found == 1 and channels == 3):
-        raise ImageError("unsupported", f"the array has {found} channels, not {channels}")
+        raise MediaError("unsupported", f"the array has {found} channels, not {channels}")
     file.seek(0)
     array = np.load(file, allow_pickle=False).reshape(height, width, found)
     pixels = torch.from_numpy(array).permute(2, 0, 1).expand(channels, height, width)

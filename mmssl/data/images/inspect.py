@@ -14,16 +14,14 @@ from mmssl.data.images.decode import decode_image, read_header
 from mmssl.data.images.loader import mean_std_of_levels
 from mmssl.data.images.looking import SIZES
 from mmssl.data.images.open import open_images
-from mmssl.data.images.source import ImageSource, Skipped
-from mmssl.data.limits import ImageError, Limits
+from mmssl.data.images.source import ImageSource
+from mmssl.data.limits import Limits, MediaError
 from mmssl.data.pool import map_files
-from mmssl.errors import UserError
+from mmssl.data.report import QUANTILES, class_counts, overview, print_classes, print_files, quantiles
+from mmssl.data.skipped import Skipped
 
 # Larger images are thinned to about this many pixels for mean and standard deviation.
 _STATISTICS_PIXELS = 250_000
-_SHOWN_CLASSES = 30
-_SHOWN_FILES = 20
-_QUANTILES = {"min": 0, "5 %": 5, "25 %": 25, "median": 50, "75 %": 75, "95 %": 95, "max": 100}
 
 
 @dataclass(frozen=True)
@@ -65,7 +63,7 @@ def inspect_images(
         "readable": len(seen),
         "splits": source.splits,
         "held_out": source.held_out,
-        "labels": {column: _class_counts(source, column) for column in source.label_columns()},
+        "labels": {column: class_counts(source, column) for column in source.label_columns()},
         "unreadable": [asdict(item) for item in unreadable],
         "not_images": [asdict(item) for item in source.skipped],
     }
@@ -77,26 +75,26 @@ def inspect_images(
         "formats": dict(Counter(item.format for item in seen).most_common()),
         "modes": dict(Counter(item.mode for item in seen).most_common()),
         "bytes": sum(item.bytes for item in seen),
-        "height": _quantiles(heights),
-        "width": _quantiles(widths),
-        "short_side": _quantiles(np.minimum(heights, widths)),
-        "aspect": _quantiles(widths / heights),
+        "height": quantiles(heights),
+        "width": quantiles(widths),
+        "short_side": quantiles(np.minimum(heights, widths)),
+        "aspect": quantiles(widths / heights),
         "mean": mean.tolist(),
         "std": std.tolist(),
         "suggestion": _suggestion(np.minimum(heights, widths)),
     }
 
 
-def _look_at_all(source: ImageSource, workers: int) -> tuple[list[_Seen], dict[int, ImageError]]:
+def _look_at_all(source: ImageSource, workers: int) -> tuple[list[_Seen], dict[int, MediaError]]:
     from rich.console import Console
     from rich.progress import Progress
 
     seen: list[_Seen] = []
-    failures: dict[int, ImageError] = {}
+    failures: dict[int, MediaError] = {}
     results = map_files(partial(_look, source), range(len(source)), workers=workers, seconds=source.limits.seconds)
     with Progress(transient=True, disable=not Console().is_terminal) as bar:
         for index, result in bar.track(results, total=len(source), description="decoding"):
-            if isinstance(result, ImageError):
+            if isinstance(result, MediaError):
                 failures[index] = result
             else:
                 seen.append(result)
@@ -111,22 +109,6 @@ def _look(source: ImageSource, index: int) -> _Seen:
     levels = np.stack([np.bincount(plane.flatten(), minlength=256) for plane in image[:, ::step, ::step].numpy()])
     share = levels / levels.sum(axis=1, keepdims=True)
     return _Seen(header.format, header.mode, image.shape[1], image.shape[2], len(raw), share)
-
-
-def _class_counts(source: ImageSource, column: str) -> dict[str, dict[str, int]] | str:
-    """Images by class and split; a sentence when there are images without a label."""
-    try:
-        targets, names = source.labels(column)
-    except UserError as error:
-        return str(error)
-    counts: dict[str, dict[str, int]] = {name: {} for name in names}
-    for target, split in zip(targets.tolist(), source.file_splits(), strict=True):
-        counts[names[target]][split or "all"] = counts[names[target]].get(split or "all", 0) + 1
-    return counts
-
-
-def _quantiles(values: np.ndarray) -> dict[str, float]:
-    return {name: float(np.percentile(values, share)) for name, share in _QUANTILES.items()}
 
 
 def _suggestion(short_sides: np.ndarray) -> dict[str, int]:
@@ -146,28 +128,22 @@ def print_report(report: dict[str, Any]) -> None:
         table.add_row(f"[bold]{name}[/]", value)
     console.print(table)
     if "height" in report:
-        numbers = [Column(name, justify="right") for name in _QUANTILES]
+        numbers = [Column(name, justify="right") for name in QUANTILES]
         sizes = Table("pixels", *numbers, title="sizes", title_justify="left")
         for name in ("height", "width", "short_side"):
             sizes.add_row(name.replace("_", " "), *(f"{value:.0f}" for value in report[name].values()))
         sizes.add_row("width / height", *(f"{value:.2f}" for value in report["aspect"].values()))
         console.print(sizes)
     for column, counts in report["labels"].items():
-        _print_classes(console, column, counts)
-    _print_files(console, "cannot be used", report["unreadable"])
-    _print_files(console, "other files", report["not_images"])
+        print_classes(console, column, counts)
+    print_files(console, "cannot be used", report["unreadable"])
+    print_files(console, "other files", report["not_images"])
 
 
 def _overview(report: dict[str, Any]) -> list[tuple[str, str]]:
     from rich.markup import escape
 
-    unused = report["images"] - report["readable"]
-    rows = [
-        ("data", escape(report["data"]) + (f" (split {escape(report['split'])})" if report["split"] else "")),
-        ("images", f"{report['images']:,}" + (f", of which {unused:,} cannot be used" if unused else ", all readable")),
-    ]
-    splits = ", ".join(f"{escape(name)} {count:,}" for name, count in report["splits"].items())
-    rows.append(("splits", splits + (" (no validation split: held out by name)" if report["held_out"] else "")))
+    rows = overview(report, "images")
     if "height" not in report:
         return rows
     size, patch = report["suggestion"]["image_size"], report["suggestion"]["patch_size"]
@@ -183,33 +159,3 @@ def _overview(report: dict[str, Any]) -> list[tuple[str, str]]:
         ("std", "  ".join(f"{value:.4f}" for value in report["std"])),
         ("try", f"--image-size {size} --patch-size {patch}  ({(size // patch) ** 2} patches)"),
     ]
-
-
-def _print_classes(console: Any, column: str, counts: dict[str, dict[str, int]] | str) -> None:
-    from rich.markup import escape
-    from rich.table import Column, Table
-
-    if isinstance(counts, str):
-        console.print(f"[bold]labels '{escape(column)}'[/]: {escape(counts)}")
-        return
-    splits = sorted({split for count in counts.values() for split in count})
-    numbers = [Column(escape(split), justify="right") for split in splits]
-    table = Table("class", *numbers, title=f"labels '{escape(column)}'", title_justify="left")
-    for name, count in list(counts.items())[:_SHOWN_CLASSES]:
-        table.add_row(escape(name), *(f"{count.get(split, 0):,}" for split in splits))
-    console.print(table)
-    if len(counts) > _SHOWN_CLASSES:
-        console.print(f"... and {len(counts) - _SHOWN_CLASSES:,} more classes")
-
-
-def _print_files(console: Any, title: str, files: list[dict[str, str]]) -> None:
-    from rich.markup import escape
-
-    if not files:
-        return
-    console.print(f"\n[bold]{title}[/] ({len(files):,})")
-    for item in files[:_SHOWN_FILES]:
-        console.print(f"  {escape(item['file'])}: {escape(item['reason'])}", soft_wrap=True)
-    if len(files) > _SHOWN_FILES:
-        kinds = Counter(item["kind"] for item in files).most_common()
-        console.print(f"  ... in all: {', '.join(f'{count:,} {kind}' for kind, count in kinds)}")

@@ -14,32 +14,25 @@ hands or was beyond the check's bound; the run stops and names it, because a sam
 the order promises. Resuming continues with the very same batch once the file is repaired.
 """
 
-import os
-import signal
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any, Literal
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Literal
 
 import numpy as np
 import torch
 from jaxtyping import Float64, Int64, Real
-from torch.utils.data import DataLoader
 
+from mmssl.data.delivery import Batch, delivered, read_batches, send
 from mmssl.data.images.cache import PixelCache, build_cache
 from mmssl.data.images.check import check_images, predicted_cache_bytes
 from mmssl.data.images.crops import CropLaw
-from mmssl.data.images.reader import Batch, CropReader, Failure
-from mmssl.data.images.source import MAX_SKIPPED_SHARE, ImageSource
-from mmssl.data.limits import ImageError
+from mmssl.data.images.reader import CropReader
+from mmssl.data.images.source import ImageSource
+from mmssl.data.limits import MediaError, default_memory_limit
 from mmssl.data.order import Order, OrderSampler
-from mmssl.data.pool import START_METHOD
+from mmssl.data.skipped import MAX_SKIPPED_SHARE
 from mmssl.errors import UserError
 
 STATISTICS_IMAGES = 1024
-
-
-def default_memory_limit() -> int:
-    """A quarter of the machine's memory, at most 4 GiB."""
-    return min(4 * 2**30, os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 4)
 
 
 class ImageLoader:
@@ -100,7 +93,7 @@ class ImageLoader:
 
     def _read_all(
         self, cache: str, limit: int, min_size: tuple[int, int], progress: Callable[[int, int], None] | None
-    ) -> dict[int, ImageError]:
+    ) -> dict[int, MediaError]:
         """Fill the cache or check every file; either way the sizes of all images are known afterwards."""
         size, source = self.law.size, self.source
         if cache == "memory" or (cache == "auto" and predicted_cache_bytes(source, size) <= limit):
@@ -157,7 +150,8 @@ class ImageLoader:
         if self.pixels is not None:
             return self._from_cache(wanted, when, frozen=False)
         places = np.searchsorted(self.usable, wanted)
-        return self._deliver(self._reader().__getitems__(list(zip(when.tolist(), places.tolist(), strict=True))))
+        read = self._reader().__getitems__(list(zip(when.tolist(), places.tolist(), strict=True)))
+        return send(delivered(read, self.source), self.device, pin=False)
 
     def mean_std(self) -> tuple[Float64[np.ndarray, " channel"], Float64[np.ndarray, " channel"]]:
         """Mean and standard deviation of each channel in [0, 1], over the centre crops of 1024 images.
@@ -184,38 +178,15 @@ class ImageLoader:
     def _from_cache(self, ids: Int64[np.ndarray, " batch"], epochs: Int64[np.ndarray, " batch"], frozen: bool) -> Batch:
         assert self.pixels is not None
         image = self.pixels.crop(ids, self._reader(frozen).boxes(ids, epochs), self.law.size)
-        return self._send({"id": torch.from_numpy(ids), "epoch": torch.from_numpy(epochs), "image": image}, pin=True)
+        batch = {"id": torch.from_numpy(ids), "epoch": torch.from_numpy(epochs), "image": image}
+        return send(batch, self.device, pin=True)
 
-    def _reader(self, frozen: bool = False) -> "CropReader":
+    def _reader(self, frozen: bool = False) -> CropReader:
         return CropReader(self.source, self.law, self.seed, self.usable, self.sizes, frozen)
 
-    def _read(self, reader: "CropReader", sampler: OrderSampler | list[list[tuple[int, int]]]) -> Iterator[Batch]:
-        loader = DataLoader(
-            reader,
-            batch_sampler=sampler,
-            num_workers=self.workers,
-            collate_fn=_as_is,
-            pin_memory=self.device.type == "cuda",
-            prefetch_factor=4 if self.workers else None,
-            multiprocessing_context=START_METHOD if self.workers else None,
-            worker_init_fn=_leave_interrupts,
-        )
-        for result in loader:
-            yield self._deliver(result)
-
-    def _deliver(self, result: "Batch | Failure") -> Batch:
-        if isinstance(result, Failure):
-            raise UserError(
-                f"{self.source.location(result.index)} was readable before training and is not now ({result.reason}): "
-                f"repair or remove it (`mmssl inspect {self.source.name}` checks every file) and resume"
-            )
-        return self._send(result, pin=False)
-
-    def _send(self, batch: Batch, pin: bool) -> Batch:
-        if self.device.type != "cuda":
-            return {key: value.to(self.device) for key, value in batch.items()}
-        ready = {key: value.pin_memory() if pin and not value.is_cuda else value for key, value in batch.items()}
-        return {key: value.to(self.device, non_blocking=True) for key, value in ready.items()}
+    def _read(self, reader: CropReader, order: Iterable[list[tuple[int, int]]]) -> Iterator[Batch]:
+        for result in read_batches(reader, order, self.workers, self.device.type == "cuda"):
+            yield send(delivered(result, self.source), self.device, pin=False)
 
 
 def mean_std_of_levels(
@@ -226,12 +197,3 @@ def mean_std_of_levels(
     values = np.arange(256) / 255
     mean = share @ values
     return mean, np.sqrt((share * (values - mean[:, None]) ** 2).sum(axis=1))
-
-
-def _leave_interrupts(_worker: int) -> None:
-    """A terminal sends Ctrl-C to every process; it is the trainer's to handle, and it needs its workers for that."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-
-
-def _as_is(batch: Any) -> Any:
-    return batch

@@ -5,11 +5,11 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
+from mmssl.data.delivery import Batch
 from mmssl.data.images.crops import CropLaw, cut_and_resize
 from mmssl.data.images.decode import read_header
-from mmssl.data.images.reader import Batch
 from mmssl.data.images.source import ImageSource
-from mmssl.data.limits import ImageError
+from mmssl.data.limits import MediaError
 from mmssl.errors import UserError
 
 SIZES = (32, 64, 96, 128, 160, 192, 224)
@@ -24,7 +24,7 @@ def suggest_size(source: ImageSource) -> tuple[int, int]:
     for index in np.linspace(0, len(source) - 1, min(len(source), _LOOK_AT)).round().astype(int).tolist():
         try:
             header = read_header(source.read(index), source.limits)
-        except ImageError:
+        except MediaError:
             continue
         shortest.append(min(header.height, header.width))
     if not shortest:

@@ -1,30 +1,20 @@
 """Crops decoded from their files, a batch at a time; runs in the workers of a DataLoader."""
 
-from dataclasses import dataclass
-
 import numpy as np
 import torch
 from jaxtyping import Int64, UInt8
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from mmssl.data.delivery import Batch, Failure
 from mmssl.data.images.crops import Boxes, CropLaw, box_reduction, cut_and_resize, shrunk_boxes
 from mmssl.data.images.decode import decode_image
 from mmssl.data.images.source import ImageSource
-from mmssl.data.limits import ImageError
+from mmssl.data.limits import MediaError
 from mmssl.masking import NoiseKey
 
-Batch = dict[str, Tensor]
 # A JPEG below this many bytes is decoded whole: a shrunken decode would not be faster.
 _REDUCIBLE = 32_768
-
-
-@dataclass(frozen=True)
-class Failure:
-    """Travels from a worker in place of a batch: the file that could not be decoded."""
-
-    index: int
-    reason: str
 
 
 class CropReader(Dataset["Batch | Failure"]):
@@ -67,7 +57,7 @@ class CropReader(Dataset["Batch | Failure"]):
         for row, index in enumerate(ids.tolist()):
             try:
                 image[row] = self._crop(index, boxes.select(row))
-            except ImageError as error:
+            except MediaError as error:
                 return Failure(index, error.reason)
         return {"id": torch.from_numpy(ids), "epoch": torch.from_numpy(epochs), "image": image}
 
@@ -83,7 +73,7 @@ class CropReader(Dataset["Batch | Failure"]):
         if now != full:
             # a JPEG is shrunk to the next whole pixel; grey and CMYK ones alike
             if now != tuple(-(-side // reduce) for side in full):
-                raise ImageError("broken", f"it is {now[1]}x{now[0]} pixels now, not {full[1]}x{full[0]}")
+                raise MediaError("broken", f"it is {now[1]}x{now[0]} pixels now, not {full[1]}x{full[0]}")
             factor = np.array([1 / reduce])
             window = shrunk_boxes(box, (factor, factor), *(np.array([side]) for side in now))[0].tolist()
         return cut_and_resize(image, window, bool(box.flip[0]), self.law.size)

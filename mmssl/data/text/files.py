@@ -15,8 +15,8 @@ from dataclasses import dataclass, replace
 from io import BufferedIOBase
 from pathlib import Path, PurePosixPath
 
-from mmssl.data.images.stores import is_tar, open_folder
 from mmssl.data.skipped import Skipped
+from mmssl.data.stores import is_tar, open_folder
 from mmssl.errors import UserError
 
 PLAIN = (".txt", ".text", ".md")
@@ -79,7 +79,7 @@ def list_files(path: Path) -> tuple[list[TextFile], list[Skipped]]:
 
 
 def _list_folder(root: Path) -> tuple[list[TextFile], list[Skipped]]:
-    store = open_folder(root)
+    store = open_folder(root, is_text)
     files: list[TextFile] = []
     skipped: list[Skipped] = []
     for name in sorted(store.names + store.others):

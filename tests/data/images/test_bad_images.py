@@ -11,9 +11,9 @@ from picture_files import shared, write_folder
 
 from mmssl.data.images.decode import decode_image
 from mmssl.data.images.loader import ImageLoader
-from mmssl.data.images.open import open_images, write_skipped
-from mmssl.data.images.stores import is_image
-from mmssl.data.limits import ImageError
+from mmssl.data.images.open import IMAGES, open_images
+from mmssl.data.limits import MediaError
+from mmssl.data.skipped import write_skipped
 from mmssl.errors import UserError
 
 PACK = shared("bad_inputs/image")
@@ -67,12 +67,12 @@ def test_the_table_is_complete() -> None:
 @pytest.mark.parametrize("name", sorted(EXPECTED))
 def test_each_file_is_read_or_refused_quickly(name: str) -> None:
     expected = EXPECTED[name]
-    assert is_image(name) == (expected != "not an image")
+    assert IMAGES.wanted(name) == (expected != "not an image")
     started = time.perf_counter()
     if isinstance(expected, tuple):
         assert tuple(decode_image(PACK / name).shape) == (3, *expected)
     else:
-        with pytest.raises(ImageError, match=r"^.{10,}$") as caught:
+        with pytest.raises(MediaError, match=r"^.{10,}$") as caught:
             decode_image(PACK / name)
         assert expected in (caught.value.kind, "not an image")
     assert time.perf_counter() - started < 5

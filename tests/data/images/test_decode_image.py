@@ -15,7 +15,7 @@ from PIL import Image, features
 from mmssl.data.images import decode
 from mmssl.data.images.decode import Header, decode_image, read_header
 from mmssl.data.images.jpeg import read_jpeg_header
-from mmssl.data.limits import ImageError, Limits, time_limit
+from mmssl.data.limits import Limits, MediaError, time_limit
 
 COLOUR = smooth(21, 34, seed=1)
 GREY = COLOUR[..., 0]
@@ -36,8 +36,8 @@ def npy(array: np.ndarray) -> bytes:
     return file.getvalue()
 
 
-def error_of(raw: bytes | Path, channels: int = 3, **options: object) -> ImageError:
-    with pytest.raises(ImageError) as caught:
+def error_of(raw: bytes | Path, channels: int = 3, **options: object) -> MediaError:
+    with pytest.raises(MediaError) as caught:
         decode_image(raw, channels, **options)
     return caught.value
 
@@ -271,8 +271,8 @@ def test_what_is_no_regular_file_is_not_waited_for(tmp_path: Path) -> None:
 def test_errors_travel_between_processes() -> None:
     import pickle
 
-    error = pickle.loads(pickle.dumps(ImageError("limit", "too large")))
-    assert (type(error), error.kind, error.reason) == (ImageError, "limit", "too large")
+    error = pickle.loads(pickle.dumps(MediaError("limit", "too large")))
+    assert (type(error), error.kind, error.reason) == (MediaError, "limit", "too large")
 
 
 def test_jpeg_header() -> None:

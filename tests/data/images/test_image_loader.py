@@ -13,9 +13,9 @@ from mmssl.data.images import reader
 from mmssl.data.images.crops import CropLaw
 from mmssl.data.images.loader import ImageLoader
 from mmssl.data.images.open import open_images
-from mmssl.data.images.stores import FileStore
-from mmssl.data.limits import ImageError, Limits
+from mmssl.data.limits import Limits, MediaError
 from mmssl.data.order import Order
+from mmssl.data.stores import FileStore
 from mmssl.errors import UserError
 from mmssl.masking import NoiseKey
 
@@ -252,7 +252,7 @@ def test_what_may_pass_is_not_remembered(photos: Path, monkeypatch: pytest.Monke
 
     def denied(self: FileStore, index: int, limits: Limits) -> bytes:
         if index == 3:
-            raise ImageError("unreadable", "cannot be opened (Permission denied)")
+            raise MediaError("unreadable", "cannot be opened (Permission denied)")
         return read(self, index, limits)
 
     monkeypatch.setattr(FileStore, "read", denied)
@@ -306,7 +306,7 @@ def test_ranks_share_a_batch(photos: Path) -> None:
 
 def test_everything_survives_being_spawned(photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = take(make(photos, cache="none"), 2)
-    for module in ("pool", "images.loader"):
+    for module in ("pool", "delivery"):
         monkeypatch.setattr(f"mmssl.data.{module}.START_METHOD", "spawn")
     assert "spawn" in multiprocessing.get_all_start_methods()
     loader = make(photos, cache="none", workers=1, seed=7)

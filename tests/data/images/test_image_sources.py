@@ -11,10 +11,11 @@ import numpy as np
 import pytest
 from picture_files import encode, shared, smooth, write_folder, write_png
 
-from mmssl.data.images.open import hold_out, open_images, write_skipped
-from mmssl.data.images.source import Skipped
-from mmssl.data.images.stores import TarStore
+from mmssl.data.images.open import IMAGES, open_images
 from mmssl.data.limits import Limits
+from mmssl.data.parts import hold_out
+from mmssl.data.skipped import Skipped, write_skipped
+from mmssl.data.stores import TarStore
 from mmssl.errors import UserError
 
 
@@ -141,7 +142,7 @@ def test_labels_csv_beside_the_folder_that_was_opened(tmp_path: Path) -> None:
 def test_images_without_a_label_are_counted(tmp_path: Path) -> None:
     write_folder(tmp_path, 3)
     write_labels(tmp_path / "labels.csv", [{"file": "01.png", "label": "x"}])
-    with pytest.raises(UserError, match=r"gives no 'label' for 2 images \(first: 00.png\)"):
+    with pytest.raises(UserError, match=r"gives no 'label' for 2 files \(first: 00.png\)"):
         open_images(tmp_path).labels()
 
 
@@ -197,7 +198,7 @@ def test_a_folder_that_holds_only_tars(classes: Path, tmp_path: Path) -> None:
 def test_damaged_and_oversized_tars_are_refused(classes: Path, tmp_path: Path) -> None:
     plain, packed = write_tar(tmp_path / "x.tar", classes), write_tar(tmp_path / "x.tar.gz", classes, "w:gz")
     with pytest.raises(UserError, match=r"more than .* GiB: store it as a plain .tar"):
-        TarStore(packed, unpacked_limit=5000)
+        TarStore(packed, IMAGES.wanted, unpacked_limit=5000)
     for path in (plain, packed):
         raw = path.read_bytes()
         for length in (3, len(raw) // 3):

@@ -1,11 +1,12 @@
-"""A Hugging Face image dataset on disk as a store: the stored bytes of each image, decoded by us."""
+"""A Hugging Face dataset of pictures or recordings on disk as a store: the stored bytes of each, decoded by us."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-from mmssl.data.images.source import Part
 from mmssl.data.labels import LabelTable
-from mmssl.data.limits import ImageError, Limits, read_bytes
+from mmssl.data.limits import Limits, MediaError, read_bytes, regular_size
+from mmssl.data.parts import Part
+from mmssl.data.stores import Extent
 from mmssl.errors import UserError
 
 
@@ -25,7 +26,16 @@ class HuggingFaceStore:
             return read_bytes(stored["bytes"], limits)
         if stored.get("path"):
             return read_bytes(Path(stored["path"]), limits)
-        raise ImageError("broken", "the row holds no image")
+        raise MediaError("broken", "the row is empty")
+
+    def extent(self, index: int) -> Extent:
+        number, row = self._places[index]
+        stored = self._datasets[number][row][self._column] or {}
+        if stored.get("bytes") is not None:
+            return Extent(self._origin, 0, len(stored["bytes"]), stored["bytes"])
+        if stored.get("path"):
+            return Extent(stored["path"], 0, regular_size(stored["path"]))
+        raise MediaError("broken", "the row is empty")
 
     def location(self, index: int) -> str:
         return f"{self._origin}!{self.names[index]}"
@@ -35,11 +45,13 @@ class HuggingFaceStore:
         return int(self._datasets[self._places[index][0]]._fingerprint[:15], 16), 0
 
 
-def open_hugging_face(path: Path) -> Part:
+def open_hugging_face(path: Path, feature: Literal["Image", "Audio"]) -> Part:
     """A dataset, or the splits of one, written by ``save_to_disk``.
 
+    ``feature`` is the type of the column that is read; nothing else of a row is decoded.
+
     Raises:
-        UserError: when the package is missing, the dataset is damaged, or it has no image column.
+        UserError: when the package is missing, the dataset is damaged, or it has no such column.
     """
     try:
         import datasets
@@ -51,14 +63,16 @@ def open_hugging_face(path: Path) -> Part:
         raise UserError(f"{path} cannot be opened as a Hugging Face dataset ({error}): save it again") from None
     splits = {str(name): part for name, part in loaded.items()} if isinstance(loaded, dict) else {"": loaded}
     features = next(iter(splits.values())).features
-    columns = [name for name, feature in features.items() if isinstance(feature, datasets.Image)]
+    kind = getattr(datasets, feature)
+    columns = [name for name, value in features.items() if isinstance(value, kind)]
     if not columns:
-        raise UserError(f"{path} has no image column (it has {', '.join(features)}): give an image dataset")
+        what = feature.lower()
+        raise UserError(f"{path} has no {what} column (it has {', '.join(features)}): give an {what} dataset")
     names, rows = [], []
     for split, part in splits.items():
         names.append([f"{split}/{row:08d}".lstrip("/") for row in range(len(part))])
         rows += _rows(part, split, names[-1])
-    parts = [part.cast_column(columns[0], datasets.Image(decode=False)) for part in splits.values()]
+    parts = [part.cast_column(columns[0], kind(decode=False)) for part in splits.values()]
     table = LabelTable(rows, str(path)) if rows else None
     return Part(HuggingFaceStore(parts, columns[0], names, str(path)), f"{path.name}/", table)
 

@@ -1,7 +1,10 @@
 """Where the bytes of files come from: folders, list files and tar files. A store is random access and safe to pickle.
 
 Names are relative, with forward slashes, sorted. Hidden files and folders (a leading dot, or ``__MACOSX``) are left out
-without a word; everything else that is not an image by its extension is listed in ``others``.
+without a word; everything else that is not of the wanted kind by its extension is listed in ``others``.
+
+A picture is read whole (``read``); of a recording a part is wanted, so a store also tells where the bytes lie
+(``extent``) and leaves the reading to the decoder.
 """
 
 import gzip
@@ -10,28 +13,64 @@ import os
 import tarfile
 import threading
 import zlib
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, Protocol, runtime_checkable
 
-from mmssl.data.images.decode import EXTENSIONS
-from mmssl.data.limits import ImageError, Limits, read_bytes
+from mmssl.data.limits import Limits, MediaError, read_bytes, regular_size
 from mmssl.errors import UserError
 
 TAR_EXTENSIONS = (".tar", ".tar.gz", ".tgz")
 UNPACKED_LIMIT = 2 * 2**30
 """A compressed tar has no random access, so it is unpacked in memory; larger than this it is refused."""
+TABLES = ("labels.csv", "manifest.jsonl")
+"""Files that say what is known of the others: one of these beside or among them is read."""
+
+Wanted = Callable[[str], bool]
+"""Tells by its name whether a file is of the wanted kind."""
+
+
+@dataclass(frozen=True)
+class Extent:
+    """Where the bytes of a file lie: ``size`` of them from ``offset`` on in ``path``, or in memory."""
+
+    path: str
+    offset: int
+    size: int
+    memory: bytes | None = None
+    """The whole file ``path`` lies in, unpacked, when it cannot be read at an offset."""
+
+    @property
+    def alone(self) -> bool:
+        """Whether it is a file of its own, which a library can open by its path."""
+        return self.offset == 0 and self.memory is None
+
+    def read(self, start: int, count: int) -> bytes:
+        """``count`` bytes from ``start`` of this file on; fewer at its end. Raises OSError."""
+        count = max(0, min(count, self.size - start))
+        if self.memory is not None:
+            return self.memory[self.offset + start : self.offset + start + count]
+        descriptor = os.open(self.path, os.O_RDONLY)
+        try:
+            return os.pread(descriptor, count, self.offset + start)
+        finally:
+            os.close(descriptor)
 
 
 @runtime_checkable
 class Store(Protocol):
-    """``names[i]`` is a relative name; ``others`` are names of files that are not images."""
+    """``names[i]`` is a relative name; ``others`` are names of files of other kinds."""
 
     names: list[str]
     others: list[str]
 
     def read(self, index: int, limits: Limits) -> bytes:
-        """The bytes of one file. Raises ImageError when it cannot be read."""
+        """The bytes of one file. Raises MediaError when it cannot be read."""
+        ...
+
+    def extent(self, index: int) -> Extent:
+        """Where its bytes lie. Raises MediaError when there is no such file."""
         ...
 
     def location(self, index: int) -> str:
@@ -41,10 +80,6 @@ class Store(Protocol):
     def stamp(self, index: int) -> tuple[int, int]:
         """Size in bytes and time of change in nanoseconds: changed files have changed stamps."""
         ...
-
-
-def is_image(name: str) -> bool:
-    return PurePosixPath(name).suffix.lower() in EXTENSIONS
 
 
 def is_tar(path: Path) -> bool:
@@ -64,6 +99,9 @@ class FileStore:
     def read(self, index: int, limits: Limits) -> bytes:
         return read_bytes(Path(self.paths[index]), limits)
 
+    def extent(self, index: int) -> Extent:
+        return Extent(self.paths[index], 0, regular_size(self.paths[index]))
+
     def location(self, index: int) -> str:
         return self.paths[index]
 
@@ -75,8 +113,8 @@ class FileStore:
         return status.st_size, status.st_mtime_ns
 
 
-def open_folder(root: Path) -> FileStore:
-    """All images below a folder, at any depth; symbolic links are followed, each folder once.
+def open_folder(root: Path, wanted: Wanted) -> FileStore:
+    """All wanted files below a folder, at any depth; symbolic links are followed, each folder once.
 
     Raises:
         UserError: for a folder, the root or one below, that may not be listed.
@@ -97,8 +135,8 @@ def open_folder(root: Path) -> FileStore:
         inner = Path(folder).relative_to(root).as_posix()
         prefix = "" if inner == "." else inner + "/"
         found.extend(prefix + name for name in files if not _hidden(name))
-    names = sorted(name for name in found if is_image(name))
-    others = sorted(name for name in found if not is_image(name))
+    names = sorted(name for name in found if wanted(name))
+    others = sorted(name for name in found if not wanted(name))
     return FileStore(names, [os.path.join(root, name) for name in names], others)
 
 
@@ -110,13 +148,13 @@ class _Member:
 
 
 class TarStore:
-    """Images inside one tar file, read at their offsets.
+    """The wanted files inside one tar file, read at their offsets.
 
     The index is made once. Every process opens the file for itself when it first reads; a compressed tar is unpacked
     in memory once a process (forked workers share the parent's copy).
     """
 
-    def __init__(self, path: Path, unpacked_limit: int = UNPACKED_LIMIT) -> None:
+    def __init__(self, path: Path, wanted: Wanted, unpacked_limit: int = UNPACKED_LIMIT) -> None:
         self.path, self._unpacked_limit = path, unpacked_limit
         self._lock = threading.Lock()
         self._file: io.BufferedReader | io.BytesIO | None = None
@@ -131,11 +169,10 @@ class TarStore:
             raise UserError(f"{path} cannot be read ({error.strerror or error}): is it a whole tar file?") from None
         except (tarfile.TarError, EOFError, zlib.error) as error:
             raise UserError(f"{path} is not a whole tar file ({error}): make or copy it again") from None
-        images = sorted((m for m in members if is_image(m.name)), key=lambda member: member.name)
-        self.names = [member.name for member in images]
-        self.others = sorted(member.name for member in members if not is_image(member.name))
-        self._members = images
-        self._labels = next((member for member in members if member.name == "labels.csv"), None)
+        self._members = sorted((m for m in members if wanted(m.name)), key=lambda member: member.name)
+        self.names = [member.name for member in self._members]
+        self.others = sorted(member.name for member in members if not wanted(member.name))
+        self._tables = {member.name: member for member in members if member.name in TABLES}
 
     def _index(self) -> list[_Member]:
         with self._open() as file, tarfile.open(fileobj=file, mode="r:") as archive:
@@ -162,10 +199,8 @@ class TarStore:
         return io.BytesIO(self._unpacked)
 
     def read_text(self, name: str) -> str | None:
-        """A small text file of the archive, today labels.csv; None when it is not there."""
-        if self._labels is None or name != self._labels.name:
-            return None
-        return self._read(self._labels).decode("utf-8-sig")
+        """One of TABLES, when it is in the archive."""
+        return self._read(self._tables[name]).decode("utf-8-sig") if name in self._tables else None
 
     def _read(self, member: _Member) -> bytes:
         with self._lock:
@@ -177,11 +212,19 @@ class TarStore:
     def read(self, index: int, limits: Limits) -> bytes:
         member = self._members[index]
         if member.size > limits.file_bytes:
-            raise ImageError("limit", f"the file is larger than the limit of {limits.file_bytes / 2**20:.0f} MiB")
+            raise MediaError("limit", f"the file is larger than the limit of {limits.file_bytes / 2**20:.0f} MiB")
         try:
             return read_bytes(self._read(member), limits)
         except OSError as error:
-            raise ImageError("unreadable", f"cannot be read ({error.strerror or error})") from None
+            raise MediaError("unreadable", f"cannot be read ({error.strerror or error})") from None
+
+    def extent(self, index: int) -> Extent:
+        member = self._members[index]
+        if not self._compressed:
+            return Extent(str(self.path), member.offset, member.size)
+        if self._unpacked is None:
+            self._open()
+        return Extent(str(self.path), member.offset, member.size, self._unpacked)
 
     def location(self, index: int) -> str:
         return f"{self.path}!{self.names[index]}"
