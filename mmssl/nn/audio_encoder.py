@@ -1,4 +1,4 @@
-"""Recordings to encoded frames: front end, projection, mask vector, positions, trunk (Baevski et al. 2020, figure 1)."""
+"""Recordings to frames: front end, projection, mask vector, positions, trunk (Baevski et al. 2020, section 2)."""
 
 from dataclasses import dataclass
 

@@ -7,8 +7,8 @@ biases (large).
 On a CPU the recordings run as one stream without padding: channels last, matrix products instead of convolutions
 (:mod:`mmssl.nn.strided`), and a first layer whose group norm is known before it is computed: mean and variance of
 w . x over the windows x of a recording follow from the mean and the covariance of the windows, ten numbers and a
-hundred, so norm and convolution are one product, and the largest tensor of the network is written once. On CUDA they are
-convolutions of padded rows.
+hundred, so norm and convolution are one product, and the largest tensor of the network is written once. On CUDA they
+are convolutions of padded rows.
 """
 
 from dataclasses import dataclass

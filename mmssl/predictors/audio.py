@@ -95,7 +95,7 @@ class AudioPredictor(Predictor):
 
     @abstractmethod
     def reveal(self, batch: Batch) -> dict[str, Tensor]:
-        """For the eye: ``original`` and ``perturbed``, log-mel ``[batch, frame, mel]``; ``hidden`` ``[batch, step]``."""
+        """For the eye: ``original``, ``perturbed``, log-mel ``[batch, frame, mel]``; ``hidden`` ``[batch, step]``."""
 
     def encode_frames(self, batch: Batch) -> tuple[Float[Tensor, "batch width dim"], Int[Tensor, " batch"]]:
         """Features of every frame with nothing hidden, zero behind the last one, and how many each recording has."""
