@@ -50,14 +50,9 @@ def describe_model(config: Config) -> BestRQConfig:
     """The model that the flags ask for."""
     if config.preset not in PRESETS:
         raise UserError(f"--preset {config.preset} is unknown: choose one of {', '.join(PRESETS)}")
-    model = PRESETS[config.preset]()
-    return replace(
-        model,
-        mask_fraction=config.mask_fraction,
-        span=config.span,
-        codebooks=config.codebooks or model.codebooks,
-        codebook_size=config.codebook_size or model.codebook_size,
-    )
+    sizes = {"codebooks": config.codebooks, "codebook_size": config.codebook_size}
+    given = {name: size for name, size in sizes.items() if size is not None}
+    return replace(PRESETS[config.preset](), mask_fraction=config.mask_fraction, span=config.span, **given)
 
 
 def pretrain(config: Config) -> Path:
@@ -65,13 +60,13 @@ def pretrain(config: Config) -> Path:
     device = choose_device(config.device)
     run = RunFolder(config.out, config.keep_checkpoints)
 
-    # data
-    model = starting_model(config, run, describe_model(config))
-    recordings = open_recordings(config, model.encoder, device)
-
     # predictor
+    model = starting_model(config, run, describe_model(config))
     torch.manual_seed(config.seed)
     predictor = BestRQ(model).to(device)
+
+    # data
+    recordings = open_recordings(config, predictor)
     config = with_rate(config, LEARNING_RATE, model.encoder)
     checkpoint = start(config, run, predictor, recordings)
     if checkpoint is None:

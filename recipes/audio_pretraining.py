@@ -6,17 +6,16 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, TypeVar
 
-import torch
-
 from mmssl.config import to_dict
 from mmssl.data.audio import AudioLoader, open_audio
 from mmssl.data.skipped import write_skipped
 from mmssl.errors import INTERRUPTED, UserError
 from mmssl.evaluation.audio_runs import shown_clips
-from mmssl.evaluation.reveal_audio import reveal_clips, write_page, write_picture, write_sounds
+from mmssl.evaluation.reveal_audio import write_page, write_picture, write_sounds
+from mmssl.evaluation.revealed_audio import reveal_clips
 from mmssl.interchange import adapt_audio_config, load_initial_audio_weights
 from mmssl.nn import AudioEncoderConfig
-from mmssl.nn.audio_encoder import AudioEncoder
+from mmssl.predictors.audio import AudioPredictor
 from mmssl.predictors.base import Batch
 from mmssl.predictors.best_rq import BestRQ, BestRQConfig
 from mmssl.predictors.wav2vec2 import Wav2Vec2, Wav2Vec2Config
@@ -114,25 +113,25 @@ def starting_model(config: AudioConfig, run: RunFolder, model: M) -> M:
     return model
 
 
-def open_recordings(config: AudioConfig, encoder: AudioEncoderConfig, device: torch.device) -> Recordings:
-    """Loaders of the training and the held-out part.
+def open_recordings(config: AudioConfig, predictor: AudioPredictor) -> Recordings:
+    """Loaders of the training and the held-out part, as the predictor wants its sound.
 
     Raises UserError where a recording of --min-seconds would have fewer than two steps, one to hide and one to hear.
     """
-    field, step = AudioEncoder(encoder).front_end.field_and_step
-    if config.min_seconds * encoder.sample_rate < field + step:
-        least = (field + step) / encoder.sample_rate
+    field, step = predictor.encoder.front_end.field_and_step
+    if config.min_seconds * predictor.sample_rate < field + step:
+        least = (field + step) / predictor.sample_rate
         raise UserError(f"--min-seconds {config.min_seconds:g} is less than two steps: give at least {least:.3g}")
     train, val = (
         AudioLoader(
             open_audio([config.data, *config.more_data], split=split),
-            sample_rate=encoder.sample_rate,
+            sample_rate=predictor.sample_rate,
             max_seconds=config.max_seconds,
             min_seconds=config.min_seconds,
             batch_seconds=config.micro_batch_size,
             seed=config.seed,
             workers=config.workers,
-            device=device,
+            device=predictor.device,
             cache=config.cache,
         )
         for split in ("train", "val")
@@ -140,11 +139,14 @@ def open_recordings(config: AudioConfig, encoder: AudioEncoderConfig, device: to
     return Recordings(train, val, config.micro_batch_size)
 
 
-def learning_rate_for(rates: Mapping[int, float], encoder: AudioEncoderConfig, seconds: float) -> float:
-    """By the width of the encoder, which --init may have changed from the preset's; it grows with the square root of
-    the sound in a step, as suits Adam (Malladi et al. 2022)."""
+def with_rate(config: C, rates: Mapping[int, float], encoder: AudioEncoderConfig) -> C:
+    """The flags with a learning rate: by the width of the encoder, which --init may have changed from the preset's.
+
+    It grows with the square root of the sound in a step, as suits Adam (Malladi et al. 2022).
+    """
     width = max((dim for dim in rates if dim <= encoder.trunk.dim), default=min(rates))
-    return rates[width] * math.sqrt(seconds / REFERENCE_SECONDS)
+    rate = config.learning_rate or rates[width] * math.sqrt(config.batch_size / REFERENCE_SECONDS)
+    return replace(config, learning_rate=rate)
 
 
 def start(config: AudioConfig, run: RunFolder, predictor: Wav2Vec2 | BestRQ, recordings: Recordings) -> Path | None:
@@ -186,9 +188,3 @@ def train(
     print(f"next: mmssl probe {run.path} --data LABELLED_RECORDINGS")
     print(run.path)
     return run.path
-
-
-def with_rate(config: C, rates: Mapping[int, float], encoder: AudioEncoderConfig) -> C:
-    """The flags with the learning rate that will be used."""
-    rate = config.learning_rate or learning_rate_for(rates, encoder, config.batch_size)
-    return replace(config, learning_rate=rate)

@@ -61,16 +61,18 @@ def describe_model(config: Config) -> Wav2Vec2Config:
         raise UserError(f"--preset {config.preset} is unknown: choose one of {', '.join(PRESETS)}")
     model = PRESETS[config.preset]()
     decay = config.gumbel_decay
-    if decay is None and config.preset not in PUBLISHED:
+    if decay is None and config.preset in PUBLISHED:
+        decay = model.gumbel_decay
+    elif decay is None:
         cooling = max(1.0, COOLED * config.steps * config.accumulation)
         decay = (model.gumbel_end / model.gumbel_start) ** (1 / cooling)
     return replace(
         model,
         mask_fraction=config.mask_fraction,
         span=config.span,
-        negatives=config.negatives or model.negatives,
+        negatives=model.negatives if config.negatives is None else config.negatives,
         diversity_weight=config.diversity_weight,
-        gumbel_decay=decay or model.gumbel_decay,
+        gumbel_decay=decay,
     )
 
 
@@ -81,13 +83,13 @@ def pretrain(config: Config) -> Path:
     if config.warmup_steps is None:
         config = replace(config, warmup_steps=max(1, round(0.1 * config.steps)))
 
-    # data
-    model = starting_model(config, run, describe_model(config))
-    recordings = open_recordings(config, model.encoder, device)
-
     # predictor
+    model = starting_model(config, run, describe_model(config))
     torch.manual_seed(config.seed)
     predictor = Wav2Vec2(model).to(device)
+
+    # data
+    recordings = open_recordings(config, predictor)
     config = with_rate(config, LEARNING_RATE, model.encoder)
     checkpoint = start(config, run, predictor, recordings)
 

@@ -19,7 +19,8 @@ from mmssl.evaluation.intervals import IntervalSet, encode_intervals, with_inter
 from mmssl.evaluation.log_mel import LogMel
 from mmssl.evaluation.probe_results import ProbeReport
 from mmssl.evaluation.probes import probe
-from mmssl.evaluation.reveal_audio import Clip, reveal_clips, summary, write_page, write_picture
+from mmssl.evaluation.reveal_audio import write_page, write_picture
+from mmssl.evaluation.revealed_audio import Clip, reveal_clips, summary
 from mmssl.predictors.audio import AudioPredictor
 
 SHOWN_SECONDS = 8.0

@@ -6,6 +6,7 @@ over the length of the truth, on recordings that were not trained on, beside an 
 """
 
 import dataclasses
+import itertools
 import json
 import statistics
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -203,7 +204,7 @@ def too_short(frozen: Frozen, texts: Sequence[str], unit: Literal["words", "char
     short = 0
     for frames, number in zip(frozen.frames, frozen.ids, strict=True):
         tokens = tokenise(texts[number], unit)
-        repeats = sum(one == other for one, other in zip(tokens, tokens[1:], strict=False))
+        repeats = sum(one == other for one, other in itertools.pairwise(tokens))
         short += len(frames) < len(tokens) + repeats
     return short
 

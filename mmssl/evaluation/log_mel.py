@@ -19,7 +19,7 @@ SEGMENTS = 4
 class LogMel:
     """Mean and standard deviation of each mel bin over four equal parts of a recording, or of a stretch of one.
 
-    An :data:`mmssl.evaluation.features.Encode`. Batches with ``between`` give a row a stretch, others a row a recording.
+    An :data:`mmssl.evaluation.features.Encode`: a row a stretch for batches with ``between``, else a row a recording.
     """
 
     name = f"log-mel (mean, std of {SEGMENTS} parts)"

@@ -15,7 +15,7 @@ from mmssl.errors import UserError
 from mmssl.masking import NoiseKey, span_mask
 from mmssl.masking.choice import counts_of
 from mmssl.nn.audio_encoder import AudioEncoder
-from mmssl.nn.frames import Frames
+from mmssl.nn.frames import Frames, frame_counts
 from mmssl.nn.mel import MelConfig, MelFrontEnd
 from mmssl.predictors.base import Batch, Predictor
 
@@ -131,6 +131,7 @@ class AudioPredictor(Predictor):
             "perturbed": torch.where(covered, mel.mean(1, keepdim=True), mel),
             "hidden": hidden.mask,
             "lengths": frames.lengths,
+            "mel_lengths": frame_counts(batch["length"], (front_end.window,), (front_end.hop,)),
         }
 
 

@@ -100,11 +100,8 @@ class BestRQ(AudioPredictor):
         super().__init__()
         self.config = config
         self.encoder = AudioEncoder(config.encoder)
-        front_end = self.encoder.front_end
-        assert isinstance(front_end, MelFrontEnd)
-        self.front_end = front_end
         books, size, width = config.codebooks, config.codebook_size, config.codebook_dim
-        projection = nn.init.xavier_uniform_(torch.empty(front_end.dim, books * width))
+        projection = nn.init.xavier_uniform_(torch.empty(self.front_end.dim, books * width))
         self.register_buffer("random_projection", projection)
         self.register_buffer("codes", F.normalize(torch.randn(books, size, width), dim=-1))
         self.register_buffer("marginal", torch.zeros(books, size).log_softmax(-1))
@@ -112,6 +109,12 @@ class BestRQ(AudioPredictor):
         self.head = nn.Linear(config.encoder.trunk.dim, books * size)
         nn.init.normal_(self.head.weight, std=0.02)
         nn.init.zeros_(self.head.bias)
+
+    @property
+    def front_end(self) -> MelFrontEnd:
+        """What makes the spectrograms."""
+        assert isinstance(self.encoder.front_end, MelFrontEnd)
+        return self.encoder.front_end
 
     def code_of(self, features: Float[Tensor, "step dim"]) -> Int[Tensor, "step codebook"]:
         """The nearest code of each codebook by cosine; the length of a projected step has no say in it."""
