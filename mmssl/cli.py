@@ -72,28 +72,18 @@ def doctor(run: Positional[Path]) -> None:
 def reveal(
     run: Positional[Path], *, data: str | None = None, out: Path | None = None, count: int = 8, first: int = 0
 ) -> None:
-    """Show what was hidden, what was predicted and what was true: a picture, or texts with guesses.
+    """Show what was hidden, what was predicted and what was true: a picture, texts with guesses, a page with sound.
 
     Args:
         run: Run folder.
-        data: Pictures or texts to use; by default the run's own held-out ones.
+        data: Pictures, texts or recordings to use; by default the run's own held-out ones.
         out: PNG or HTML file to write; by default in RUN/reveal.
-        count: Number of pictures or texts.
+        count: Number of pictures, texts or recordings.
         first: Start at this one.
     """
-    from mmssl.evaluation.reveal import write_reveal
-    from mmssl.evaluation.reveal_text import reveal_text_run
-    from mmssl.evaluation.runs import held_out_batch
-    from mmssl.predictors import load_predictor
-    from mmssl.predictors.masked_language_model import MaskedLanguageModel
+    from mmssl.evaluation.runs import reveal_run
 
-    predictor = load_predictor(run)
-    if isinstance(predictor, MaskedLanguageModel):
-        page = out or run / "reveal" / "reveal.html"
-        print(reveal_text_run(run, predictor, data, page, count, first))
-        return
-    batch = held_out_batch(run, predictor, data, first, count)
-    print(write_reveal(predictor, batch, out or run / "reveal" / "reveal.png"))
+    print(reveal_run(run, data, out, count, first))
 
 
 def fill(run: Positional[Path], text: Positional[str]) -> None:
@@ -123,26 +113,42 @@ def probe(
     seeds: int = 3,
     finetune_labels: tuple[int, ...] = (100, 1000),
     by_layer: bool = True,
+    transcribe: Literal["words", "characters", "auto"] | None = None,
+    held_out_speakers: float | None = None,
+    speaker_seed: int = 0,
     out: Path | None = None,
 ) -> None:
     """Measure the frozen representation on labels: linear probe, kNN, few labels, beside raw input and random weights.
 
-    Raw input is pixels for pictures, and a bag of words (TF-IDF) for texts.
+    Raw input is pixels for pictures, a bag of words (TF-IDF) for texts, and log-mel statistics for recordings.
 
     Args:
         run: Run folder.
         data: Labelled images: class folders or a labels.csv, with train and val (or test) splits. Labelled texts: a
-            .tsv, .csv or .jsonl file with a column text, or class folders of .txt files.
-        label: Column of labels.csv, or of the table of texts.
+            .tsv, .csv or .jsonl file with a column text, or class folders of .txt files. Labelled recordings: class
+            folders, a labels.csv or a manifest.jsonl; where a column speaker is, the test part has other speakers.
+        label: Column of labels.csv, of manifest.jsonl, or of the table of texts. Of recordings also one with lists of
+            [label, start, end] in seconds: stretches, such as words with their times.
         seeds: Repetitions of everything that is drawn at random.
         finetune_labels: Numbers of labels for accuracy against labels; nothing after the flag switches it off.
         by_layer: Also a linear probe after each layer of the encoder, and of the best one.
-        out: Folder for probe.json and the figure; by default RUN/probe.
+        transcribe: Recordings: instead train a CTC head to write the column text (or --label); auto writes words where
+            there are at most 100 different ones.
+        held_out_speakers: Recordings: how many speakers, or which share of them, only the test part has; 0 divides
+            without regard to speakers. By default a quarter, where the splits share speakers.
+        speaker_seed: Recordings: another choice of these speakers.
+        out: Folder for probe.json (or ctc.json) and the figure; by default RUN/probe.
     """
-    from mmssl.evaluation.runs import probe_run
+    from mmssl.evaluation.runs import probe_run, transcribe_run
 
+    out = out or run / "probe"
+    voices = {"held_out_speakers": held_out_speakers, "speaker_seed": speaker_seed or None}
+    voices = {name: value for name, value in voices.items() if value is not None}
+    if transcribe:
+        transcribe_run(run, data, label, out, voices=voices, unit=transcribe, seeds=seeds)
+        return
     settings = {"seeds": seeds, "finetune_labels": finetune_labels, "by_layer": by_layer}
-    probe_run(run, data, label, out or run / "probe", **settings)
+    probe_run(run, data, label, out, voices=voices, **settings)
 
 
 def export(run: Positional[Path], *, to: Literal["timm", "transformers"], out: Path) -> None:
@@ -150,7 +156,7 @@ def export(run: Positional[Path], *, to: Literal["timm", "transformers"], out: P
 
     Args:
         run: Run folder.
-        to: The library; transformers for language models.
+        to: The library; transformers for language models and for wav2vec 2.0.
         out: Folder to write; must be empty or missing.
     """
     from mmssl.interchange import export as write

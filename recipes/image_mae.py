@@ -22,8 +22,8 @@ from mmssl.config import to_dict
 from mmssl.data.images import ImageLoader, centre_crops, suggest_size, write_skipped
 from mmssl.errors import INTERRUPTED, UserError, one_sentence_errors
 from mmssl.evaluation.features import to_device
+from mmssl.evaluation.image_runs import split_images
 from mmssl.evaluation.reveal import write_reveal
-from mmssl.evaluation.runs import split_images
 from mmssl.interchange import adapt_config, load_initial_weights
 from mmssl.masking import hidden_count
 from mmssl.nn.patches import patch_grid

@@ -43,6 +43,8 @@ def probe(
     test: LabelledSet,
     *,
     raw: Encode | Baseline = raw_features,
+    raw_name: str = RAW,
+    encoder: Callable[..., Encode] = frozen,
     label: str | None = None,
     seeds: int = 3,
     labels: Sequence[int] = (10, 100, 1000),
@@ -64,7 +66,9 @@ def probe(
     encoders in the same way, so that the choice favours nobody.
 
     ``raw``: what makes features of a batch's raw input, or a baseline that is fitted anew on the labelled samples of
-    each draw (:class:`mmssl.evaluation.bag_of_words.BagOfWords`). ``notes`` are printed below the table.
+    each draw (:class:`mmssl.evaluation.bag_of_words.BagOfWords`), which says itself what it is; ``raw_name`` says it of
+    features. ``encoder(predictor, layers=by_layer)`` makes features of a predictor: :func:`frozen` one vector a sample,
+    another one of each stretch of a recording, say. ``notes`` are printed below the table.
 
     Raises UserError where the two sets have other classes, a set is empty, or features are not finite.
     """
@@ -78,7 +82,7 @@ def probe(
     config = finetune_config or FinetuneConfig()
     untrained = [freshly_initialised(predictor, seed) for seed in range(seeds)]
     models = {PRETRAINED: predictor} | {f"{UNTRAINED} {seed}": model for seed, model in enumerate(untrained)}
-    encoders = {name: frozen(model, layers=by_layer) for name, model in models.items()}
+    encoders = {name: encoder(model, layers=by_layer) for name, model in models.items()}
     if not isinstance(raw, Baseline):
         encoders[RAW] = raw
     encode = side_by_side(encoders)
@@ -108,7 +112,7 @@ def probe(
         seeds=seeds,
         finetune=dataclasses.asdict(config),
         results=[*table.results(), *tuned],
-        raw=raw.name if isinstance(raw, Baseline) else RAW,
+        raw=raw.name if isinstance(raw, Baseline) else raw_name,
         notes=tuple(notes),
     )
 

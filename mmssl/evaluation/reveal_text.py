@@ -224,38 +224,3 @@ def _page(texts: Sequence[Sequence[Token]], caption: str) -> str:
         parts.append(f"</p><table>{''.join(rows)}</table></article>")
     parts.append("</body></html>\n")
     return "".join(parts)
-
-
-def reveal_text_run(
-    run: Path, predictor: "MaskedLanguageModel", data: str | None, out: Path, count: int, first: int
-) -> Path:
-    """Show ``count`` texts from ``first`` on, held out by ``data`` or by the run, each as far as the model reads.
-
-    Prints them, and writes ``out`` as .txt and .html; returns the page. Raises UserError for impossible numbers.
-    """
-    from itertools import islice
-
-    from mmssl.config import read_json
-    from mmssl.data.text import open_texts
-    from mmssl.data.text.tokenizer import TextTokenizer
-
-    if count < 1 or first < 0:
-        raise UserError(f"--count must be at least 1 and --first not negative, got {count} and {first}")
-    if data is None:
-        saved = read_json(run / "config.json")["config"]
-        source = open_texts(
-            [saved["data"], *saved["more_data"]], split="val", documents=saved["documents"],
-            text_column=saved["text_column"],
-        )  # fmt: skip
-    else:
-        source = open_texts(data)
-        held_out = next((name for name in ("val", "test") if name in source.splits), None)
-        if not source.held_out and held_out:
-            source = open_texts(data, split=held_out)
-    chosen = list(islice(source, first, first + count))
-    if not chosen:
-        raise UserError(f"--first {first} is beyond the {len(source)} texts of {source.name}")
-    shown = reveal_documents(predictor, TextTokenizer.load(run / "model"), chosen)
-    caption = f"{source.name}: 15 % of the tokens hidden"
-    print_texts(shown, caption)
-    return write_texts(shown, caption, out)

@@ -1,86 +1,92 @@
-"""A run folder and data, brought together for looking and measuring."""
+"""A run folder and data, brought together for looking and measuring: what is asked goes to the modality of the run."""
 
-from collections.abc import Sequence
+from importlib import import_module
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import torch
 
-from mmssl.config import read_json
-from mmssl.data.images import ImageLoader, ImageSource, centre_crops, open_images
 from mmssl.errors import UserError
-from mmssl.evaluation.features import LabelledSet, to_device
 from mmssl.evaluation.probe_report import print_report, save_report
 from mmssl.evaluation.probe_results import ProbeReport
-from mmssl.evaluation.probes import probe
 from mmssl.predictors import load_predictor
-from mmssl.predictors.base import Batch, Predictor
+from mmssl.predictors.base import Predictor
+
+MODALITIES = {
+    "masked_autoencoder": "mmssl.evaluation.image_runs",
+    "masked_language_model": "mmssl.evaluation.text_runs",
+    "wav2vec2": "mmssl.evaluation.audio_runs",
+    "best_rq": "mmssl.evaluation.audio_runs",
+}
+"""Where ``reveal_run`` and ``probe_labelled`` of each predictor are."""
 
 
-def split_images(
-    data: str, channels: int, held_out: Sequence[str] = ("val", "test")
-) -> tuple[ImageSource, ImageSource]:
-    """Pictures to learn from, and pictures held out.
+def _modality(run: Path, predictor: Predictor) -> ModuleType:
+    if predictor.name not in MODALITIES:
+        raise UserError(f"{run} is a {predictor.name}, for which there are neither pictures nor probes")
+    return import_module(MODALITIES[predictor.name])
 
-    The latter are the first of the splits ``held_out`` that the data has; a data set without splits keeps back 5 % as
-    val (see :func:`mmssl.data.images.hold_out`).
+
+def reveal_run(run: Path, data: str | None, out: Path | None, count: int, first: int) -> Path:
+    """Show ``count`` samples from ``first`` on, held out by ``data`` or by the run; returns the file to look at.
+
+    Raises UserError for impossible numbers, and for what is wrong with the data.
     """
-    splits = open_images(data, channels=channels).splits
-    name = next((name for name in held_out if name in splits), None)
-    if name is None or "train" not in splits:
-        raise UserError(f"{data} needs a train and a val (or test) part, it has {', '.join(splits) or 'none'}")
-    return open_images(data, split="train", channels=channels), open_images(data, split=name, channels=channels)
-
-
-def frozen_loader(source: ImageSource, predictor: Predictor, workers: int = 0) -> ImageLoader:
-    """Centre crops of the size that the predictor was trained on."""
-    return ImageLoader(
-        source, size=predictor.config.image_size, batch_size=256, seed=0, workers=workers, device=predictor.device
-    )
-
-
-def held_out_batch(run: Path, predictor: Predictor, data: str | None, first: int, count: int) -> Batch:
-    """``count`` held-out pictures from ``first`` on; of ``data``, or of the data that the run was trained on."""
     if count < 1 or first < 0:
         raise UserError(f"--count must be at least 1 and --first not negative, got {count} and {first}")
-    where: str = data or read_json(run / "config.json")["config"]["data"]
-    _, source = split_images(where, predictor.config.channels)
-    if first >= len(source):
-        raise UserError(f"--first {first} is beyond the {len(source)} held-out pictures of {where}")
-    chosen = range(first, min(first + count, len(source)))
-    return to_device(centre_crops(source, chosen, predictor.config.image_size), predictor.device)
+    predictor = load_predictor(run)
+    return _modality(run, predictor).reveal_run(run, predictor, data, out, count, first)
 
 
-def probe_run(run: Path, data: str, label: str | None, out: Path, workers: int = 2, **settings: Any) -> ProbeReport:
+def probe_run(
+    run: Path, data: str, label: str | None, out: Path, *, voices: dict[str, Any] | None = None, **settings: Any
+) -> ProbeReport:
     """Probe the model of a run on labelled data of its kind: prints the table, writes ``probe.json`` and a figure.
 
-    ``settings`` are those of :func:`mmssl.evaluation.probes.probe` that a user chooses.
+    ``voices`` says which speakers of recordings are held out, ``settings`` are those of
+    :func:`mmssl.evaluation.probes.probe` that a user chooses.
     Raises UserError where there are no probes for the kind of run, and for what is wrong with the data.
     """
-    from mmssl.evaluation.text_runs import probe_texts
-
-    predictor = load_predictor(run)
-    predictor.to(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
-    settings |= {"say": _say}
-    if predictor.name == "masked_autoencoder":
-        report = _probe_images(predictor, data, label, workers, **settings)
-    elif predictor.name == "masked_language_model":
-        report = probe_texts(predictor, run, data, label, **settings)
-    else:
-        raise UserError(f"{run} is a {predictor.name}, for which there are no probes")
+    predictor = _loaded(run)
+    modality = _modality(run, predictor)
+    if voices:
+        _check_recordings(run, predictor, voices)
+        settings |= voices
+    report = modality.probe_labelled(predictor, run, data, label, say=_say, **settings)
     print_report(report)
     for file in save_report(report, out):
         print(file)
     return report
 
 
+def transcribe_run(
+    run: Path, data: str, label: str | None, out: Path, *, voices: dict[str, Any], **settings: Any
+) -> None:
+    """Train a CTC head on the frozen frames of a run: prints the table, writes ``ctc.json``.
+
+    ``settings`` are those of :func:`mmssl.evaluation.ctc.probe_ctc` that a user chooses.
+    """
+    predictor = _loaded(run)
+    _check_recordings(run, predictor, {"transcribe": True, **voices})
+    from mmssl.evaluation.audio_runs import probe_transcripts
+    from mmssl.evaluation.ctc import print_ctc_report, save_ctc_report
+
+    report = probe_transcripts(predictor, data, label, say=_say, **voices, **settings)
+    print_ctc_report(report)
+    print(save_ctc_report(report, out))
+
+
+def _loaded(run: Path) -> Predictor:
+    predictor = load_predictor(run)
+    return predictor.to(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
+
+
+def _check_recordings(run: Path, predictor: Predictor, asked: dict[str, Any]) -> None:
+    if MODALITIES.get(predictor.name) != "mmssl.evaluation.audio_runs":
+        flags = " and ".join(f"--{name.replace('_', '-')}" for name in asked)
+        raise UserError(f"{flags} are for runs on recordings, and {run} is a {predictor.name}: leave them out")
+
+
 def _say(line: str) -> None:
     print(f"... {line}", flush=True)
-
-
-def _probe_images(predictor: Predictor, data: str, label: str | None, workers: int, **settings: Any) -> ProbeReport:
-    parts = []
-    for source in split_images(data, predictor.config.channels, held_out=("test", "val")):
-        loader = frozen_loader(source, predictor, workers)
-        parts.append(LabelledSet(lambda loader=loader: loader.frozen(256), *source.labels(label)))
-    return probe(predictor, *parts, label=label, **settings)

@@ -1,14 +1,19 @@
-"""A run on texts and labelled texts, brought together for measuring."""
+"""A run on texts, and texts, brought together for looking and measuring."""
 
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from mmssl.config import read_json
+from mmssl.errors import UserError
 from mmssl.evaluation.bag_of_words import BagOfWords
 from mmssl.evaluation.features import LabelledSet
 from mmssl.evaluation.finetune import FinetuneConfig
 from mmssl.evaluation.probe_results import ProbeReport
 from mmssl.evaluation.probes import probe
+from mmssl.evaluation.reveal_text import print_texts, reveal_documents, write_texts
 from mmssl.predictors.base import Predictor
+from mmssl.predictors.masked_language_model import MaskedLanguageModel
 
 LONGEST = 128
 """Tokens after which a labelled text is cut: sentences, questions and news items are shorter, and a probe on two cores
@@ -19,7 +24,37 @@ FINETUNING = FinetuneConfig(steps=150, batch_size=32, learning_rate=5e-4)
 than BERT's for encoders that are a hundred times smaller. A guess, made before any result."""
 
 
-def probe_texts(
+def reveal_run(
+    run: Path, predictor: MaskedLanguageModel, data: str | None, out: Path | None, count: int, first: int
+) -> Path:  # fmt: skip
+    """Show ``count`` texts from ``first`` on, held out by ``data`` or by the run, each as far as the model reads.
+
+    Prints them, and writes ``out`` as .txt and .html; returns the page.
+    """
+    from mmssl.data.text import open_texts
+    from mmssl.data.text.tokenizer import TextTokenizer
+
+    if data is None:
+        saved = read_json(run / "config.json")["config"]
+        source = open_texts(
+            [saved["data"], *saved["more_data"]], split="val", documents=saved["documents"],
+            text_column=saved["text_column"],
+        )  # fmt: skip
+    else:
+        source = open_texts(data)
+        held_out = next((name for name in ("val", "test") if name in source.splits), None)
+        if not source.held_out and held_out:
+            source = open_texts(data, split=held_out)
+    chosen = list(islice(source, first, first + count))
+    if not chosen:
+        raise UserError(f"--first {first} is beyond the {len(source)} texts of {source.name}")
+    shown = reveal_documents(predictor, TextTokenizer.load(run / "model"), chosen)
+    caption = f"{source.name}: 15 % of the tokens hidden"
+    print_texts(shown, caption)
+    return write_texts(shown, caption, out or run / "reveal" / "reveal.html")
+
+
+def probe_labelled(
     predictor: Predictor,
     run: Path,
     data: str,

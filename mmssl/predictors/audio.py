@@ -15,7 +15,7 @@ from mmssl.errors import UserError
 from mmssl.masking import NoiseKey, span_mask
 from mmssl.masking.choice import counts_of
 from mmssl.nn.audio_encoder import AudioEncoder
-from mmssl.nn.frames import Frames
+from mmssl.nn.frames import Frames, frame_counts
 from mmssl.nn.mel import MelConfig, MelFrontEnd
 from mmssl.predictors.base import Batch, Predictor
 
@@ -107,10 +107,11 @@ class AudioPredictor(Predictor):
         x, frames = self.encoder(batch["audio"], batch["length"])
         return {"mean": frames.means(x)}
 
-    def encode_layers(self, batch: Batch) -> list[Float[Tensor, "batch dim"]]:
-        """Mean over frames after each block."""
+    def encode_layers(self, batch: Batch) -> dict[str, Float[Tensor, "batch dim"]]:
+        """Means over frames: ``layer 1``, ``layer 2`` ... after each block but the last, ``mean`` at the end."""
         states, frames = self.encoder.layers(batch["audio"], batch["length"])
-        return [frames.means(state) for state in states]
+        *earlier, last = (frames.means(state) for state in states)
+        return {"mean": last} | {f"layer {number}": state for number, state in enumerate(earlier, 1)}
 
     def parameter_depths(self) -> dict[str, int]:
         """Depth of each encoder parameter, 0 at the input, for learning rates that decay with depth."""
@@ -130,6 +131,7 @@ class AudioPredictor(Predictor):
             "perturbed": torch.where(covered, mel.mean(1, keepdim=True), mel),
             "hidden": hidden.mask,
             "lengths": frames.lengths,
+            "mel_lengths": frame_counts(batch["length"], (front_end.window,), (front_end.hop,)),
         }
 
 

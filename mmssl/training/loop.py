@@ -73,13 +73,18 @@ class Trainer:
         train: Batches,
         validation: Callable[[], Iterable[Batch]],
         on_validate: Callable[[int], object] | None = None,
+        step_samples: float | None = None,
     ) -> None:
-        """``validation()`` gives the frozen validation batches anew; ``on_validate(step)`` draws pictures, say."""
+        """``validation()`` gives the frozen validation batches anew; ``on_validate(step)`` draws pictures, say.
+
+        ``step_samples`` are those of a step on average, where ``config.batch_size`` is only their bound.
+        """
         self.predictor, self.config, self.run = predictor, config, run
         self.data, self.validation, self.on_validate = train, validation, on_validate
         self.device = predictor.device
         assert config.learning_rate is not None, "recipes resolve the learning rate before training"
         self.peak = config.learning_rate
+        self.step_samples = config.batch_size if step_samples is None else step_samples
         self.optimizer = make_optimizer(predictor, config.weight_decay, config.betas)
         self.model = torch.compile(predictor) if config.compile else predictor
         bf16 = config.precision == "bf16" or (config.precision == "auto" and self.device.type == "cuda")
@@ -188,7 +193,7 @@ class Trainer:
             "step": self.step,
             **means,
             "learning_rate": learning_rate_at(self.step - 1, self.peak, self.config.warmup, self.config.steps),
-            "samples_per_second": steps * self.config.batch_size / seconds,
+            "samples_per_second": steps * self.step_samples / seconds,
             "data_wait": waited / seconds,
             "seconds": round(self.trained_seconds, 3),
         }

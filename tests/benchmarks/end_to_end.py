@@ -30,7 +30,7 @@ import torch
 from race import ROOT, command_line, conclude, race, say_conditions
 
 from mmssl.data.images import ImageLoader
-from mmssl.evaluation.runs import frozen_loader, split_images
+from mmssl.evaluation.image_runs import frozen_loader, split_images
 from mmssl.interchange import adapt_config, load_initial_weights
 from mmssl.predictors import load_predictor, outcome_of, sums_of
 from mmssl.predictors.masked_autoencoder import PRESETS, MaskedAutoencoder

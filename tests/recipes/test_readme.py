@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from scripts import ROOT, load_script
+from spoken import write_spoken
 
 from mmssl import cli
 from mmssl.training.journal import read_journal
@@ -25,14 +26,20 @@ QUICK_TEXT = [
     "--validation-tokens",
     "300",
 ]
+QUICK_AUDIO = ["--steps", "2", "--batch-size", "16", "--max-seconds", "2", "--workers", "0", "--device", "cpu"]
+QUICK_PROBE = ["--seeds", "1", "--finetune-labels"]
 QUICK = {
     "recipes/image_mae.py": ["--steps", "2", "--workers", "0", "--batch-size", "8", "--device", "cpu",
                              "--validation-images", "8"],
     "recipes/text_bert.py": QUICK_TEXT,
     "recipes/sweep.py": QUICK_TEXT,
+    "recipes/audio_best_rq.py": QUICK_AUDIO,
+    "recipes/audio_wav2vec2.py": QUICK_AUDIO,
     "data_prep/make_world.py": ["--count", "20", "--size", "32", "--workers", "1"],
     "probe labelled": ["--label", "shape", "--seeds", "1", "--finetune-labels"],
-    "probe labelled.tsv": ["--seeds", "1", "--finetune-labels"],
+    "probe labelled.tsv": QUICK_PROBE,
+    "probe spoken": QUICK_PROBE,
+    "probe words": QUICK_PROBE,
 }  # fmt: skip
 """Flags that make a documented command short; given last, so they win."""
 
@@ -47,6 +54,8 @@ def test_every_documented_command_runs(world, tmp_path, monkeypatch, capsys):
     shutil.copytree(world / "images", tmp_path / "photos")
     shutil.copytree(world, tmp_path / "labelled")
     write_texts(tmp_path)
+    write_spoken(tmp_path / "recordings")
+    write_spoken(tmp_path / "spoken", count=16, seed=1)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("MMSSL_CACHE", str(tmp_path / "cache"))
     ran = []
@@ -59,8 +68,8 @@ def test_every_documented_command_runs(world, tmp_path, monkeypatch, capsys):
             ran.append(words[1])
         else:
             assert words[0] in ("make", "pip") or words[1].startswith("tests/benchmarks/"), words
-    assert {"inspect", "recipes/image_mae.py", "recipes/text_bert.py", "recipes/sweep.py"} <= set(ran)
-    assert {"doctor", "reveal", "fill", "probe", "export"} <= set(ran)
+    assert {name for name in QUICK if name.startswith("recipes/")} <= set(ran)
+    assert {"inspect", "doctor", "reveal", "fill", "probe", "export"} <= set(ran)
     capsys.readouterr()
 
 
@@ -85,8 +94,11 @@ def test_every_flag_in_the_table_exists():
     assert flags <= known
 
 
+RECIPES = ("image_mae", "text_bert", "audio_best_rq", "audio_wav2vec2", "sweep")
+
+
 def config_fields() -> list[str]:
-    recipes = [load_script(ROOT / "recipes" / f"{name}.py") for name in ("image_mae", "text_bert", "sweep")]
+    recipes = [load_script(ROOT / "recipes" / f"{name}.py") for name in RECIPES]
     return [name for recipe in recipes for name in recipe.Config.__dataclass_fields__]
 
 

@@ -1,0 +1,70 @@
+"""A run on pictures, and pictures, brought together for looking and measuring."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from mmssl.config import read_json
+from mmssl.data.images import ImageLoader, ImageSource, centre_crops, open_images
+from mmssl.errors import UserError
+from mmssl.evaluation.features import LabelledSet, to_device
+from mmssl.evaluation.probe_results import ProbeReport
+from mmssl.evaluation.probes import probe
+from mmssl.evaluation.reveal import write_reveal
+from mmssl.predictors.base import Batch, Predictor
+
+WORKERS = 2
+"""Processes that read labelled pictures."""
+
+
+def split_images(
+    data: str, channels: int, held_out: Sequence[str] = ("val", "test")
+) -> tuple[ImageSource, ImageSource]:
+    """Pictures to learn from, and pictures held out.
+
+    The latter are the first of the splits ``held_out`` that the data has; a data set without splits keeps back 5 % as
+    val (see :func:`mmssl.data.parts.hold_out`).
+    """
+    splits = open_images(data, channels=channels).splits
+    name = next((name for name in held_out if name in splits), None)
+    if name is None or "train" not in splits:
+        raise UserError(f"{data} needs a train and a val (or test) part, it has {', '.join(splits) or 'none'}")
+    return open_images(data, split="train", channels=channels), open_images(data, split=name, channels=channels)
+
+
+def frozen_loader(source: ImageSource, predictor: Predictor, workers: int = 0) -> ImageLoader:
+    """Centre crops of the size that the predictor was trained on."""
+    return ImageLoader(
+        source, size=predictor.config.image_size, batch_size=256, seed=0, workers=workers, device=predictor.device
+    )
+
+
+def held_out_batch(run: Path, predictor: Predictor, data: str | None, first: int, count: int) -> Batch:
+    """``count`` held-out pictures from ``first`` on; of ``data``, or of the data that the run was trained on."""
+    where: str = data or read_json(run / "config.json")["config"]["data"]
+    _, source = split_images(where, predictor.config.channels)
+    if first >= len(source):
+        raise UserError(f"--first {first} is beyond the {len(source)} held-out pictures of {where}")
+    chosen = range(first, min(first + count, len(source)))
+    return to_device(centre_crops(source, chosen, predictor.config.image_size), predictor.device)
+
+
+def reveal_run(run: Path, predictor: Predictor, data: str | None, out: Path | None, count: int, first: int) -> Path:
+    """Draw ``count`` held-out pictures from ``first`` on, what was hidden and what was predicted; returns the PNG."""
+    batch = held_out_batch(run, predictor, data, first, count)
+    return write_reveal(predictor, batch, out or run / "reveal" / "reveal.png")
+
+
+def probe_labelled(
+    predictor: Predictor,
+    run: Path,  # noqa: ARG001 - other modalities have their tokenizer there
+    data: str,
+    label: str | None,
+    **settings: Any,
+) -> ProbeReport:
+    """Probe an encoder of pictures beside an untrained one and raw pixels; ``settings`` are those of ``probe``."""
+    parts = []
+    for source in split_images(data, predictor.config.channels, held_out=("test", "val")):
+        loader = frozen_loader(source, predictor, WORKERS)
+        parts.append(LabelledSet(lambda loader=loader: loader.frozen(256), *source.labels(label)))
+    return probe(predictor, *parts, label=label, **settings)

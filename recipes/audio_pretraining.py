@@ -1,0 +1,190 @@
+"""What the recipes of recordings share: flags, loaders, and the way from a model to a finished run."""
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal, TypeVar
+
+from mmssl.config import to_dict
+from mmssl.data.audio import AudioLoader, open_audio
+from mmssl.data.skipped import write_skipped
+from mmssl.errors import INTERRUPTED, UserError
+from mmssl.evaluation.audio_runs import shown_clips
+from mmssl.evaluation.reveal_audio import write_page, write_picture, write_sounds
+from mmssl.evaluation.revealed_audio import reveal_clips
+from mmssl.interchange import adapt_audio_config, load_initial_audio_weights
+from mmssl.nn import AudioEncoderConfig
+from mmssl.predictors.audio import AudioPredictor
+from mmssl.predictors.base import Batch
+from mmssl.predictors.best_rq import BestRQ, BestRQConfig
+from mmssl.predictors.wav2vec2 import Wav2Vec2, Wav2Vec2Config
+from mmssl.training.config import RunConfig
+from mmssl.training.loop import Trainer
+from mmssl.training.run import RunFolder, say_start
+
+REFERENCE_SECONDS = 120
+"""Sound of a step that the recipes' learning rates are for."""
+SHOWN = 3
+"""Held-out recordings in the pictures of a run."""
+
+C = TypeVar("C", bound="AudioConfig")
+M = TypeVar("M", Wav2Vec2Config, BestRQConfig)
+
+
+@dataclass(frozen=True, kw_only=True)
+class AudioConfig(RunConfig):
+    """Flags of every recipe of recordings."""
+
+    more_data: tuple[str, ...] = ()
+    """More folders and files with recordings, beside --data."""
+    max_seconds: float = 15.0
+    """Longer recordings are cut into pieces of this length, elsewhere in each epoch."""
+    min_seconds: float = 0.5
+    """Shorter recordings are skipped."""
+    span: int = 10
+    """Steps of the encoder that are hidden as a whole."""
+    validation_seconds: float = 300.0
+    """At most about this much held-out sound is used for validation."""
+    cache: Literal["auto", "memory", "none"] = "auto"
+    """Keep all sound in memory (115 MB an hour), or read each piece by seeking; auto keeps what fits."""
+    batch_size: int = REFERENCE_SECONDS
+    """Seconds of sound an optimizer step, over all micro-batches; at least --max-seconds in each of these."""
+    mask_fraction: float = 0.49
+    """Share of steps hidden in training, as achieved; validation hides 49 % in all runs."""
+    weight_decay: float = 0.01
+    """AdamW's weight decay."""
+    betas: tuple[float, float] = (0.9, 0.98)
+    """AdamW's betas."""
+    log_every: int = 25
+    """Steps between journal lines."""
+    validate_every: int = 250
+    """Steps between validations on frozen pieces and masks."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.micro_batch_size < self.max_seconds:
+            raise UserError(
+                f"a micro-batch of {self.micro_batch_size} s does not hold a piece of --max-seconds "
+                f"{self.max_seconds:g}: raise --batch-size or lower --max-seconds"
+            )
+
+
+@dataclass(frozen=True)
+class Recordings:
+    """Sound to train on, and sound held out."""
+
+    train: AudioLoader
+    val: AudioLoader
+    micro_batch: int
+    """Seconds of a micro-batch."""
+
+    def describe(self) -> dict[str, str | int | float]:
+        """What a resumed run must find again."""
+        return {
+            "fingerprint": self.train.fingerprint(), "train": len(self.train), "val": len(self.val),
+            "seconds": round(self.train.seconds, 1),
+        }  # fmt: skip
+
+    @property
+    def mean_batch(self) -> float:
+        """Seconds of sound in a micro-batch, without padding and with what no piece fills left out."""
+        return self.train.seconds / self.train.epoch_steps
+
+
+@dataclass(frozen=True)
+class FrozenBatches:
+    """Fixed batches of a loader that can be gone through again and again."""
+
+    loader: AudioLoader
+    batch_seconds: float
+    most_seconds: float
+
+    def __iter__(self) -> Iterator[Batch]:
+        return self.loader.frozen(self.batch_seconds, self.most_seconds)
+
+
+def starting_model(config: AudioConfig, run: RunFolder, model: M) -> M:
+    """The model of the flags, fitted to the weights of --init; when a run goes on, its own."""
+    if config.init and not config.resume:
+        return adapt_audio_config(model, config.init)
+    if config.init and run.config_file.is_file():  # the folder of --init may be gone by now
+        return run.saved_predictor(type(model))
+    return model
+
+
+def open_recordings(config: AudioConfig, predictor: AudioPredictor) -> Recordings:
+    """Loaders of the training and the held-out part, as the predictor wants its sound.
+
+    Raises UserError where a recording of --min-seconds would have fewer than two steps, one to hide and one to hear.
+    """
+    field, step = predictor.encoder.front_end.field_and_step
+    if config.min_seconds * predictor.sample_rate < field + step:
+        least = (field + step) / predictor.sample_rate
+        raise UserError(f"--min-seconds {config.min_seconds:g} is less than two steps: give at least {least:.3g}")
+    train, val = (
+        AudioLoader(
+            open_audio([config.data, *config.more_data], split=split),
+            sample_rate=predictor.sample_rate,
+            max_seconds=config.max_seconds,
+            min_seconds=config.min_seconds,
+            batch_seconds=config.micro_batch_size,
+            seed=config.seed,
+            workers=config.workers,
+            device=predictor.device,
+            cache=config.cache,
+        )
+        for split in ("train", "val")
+    )
+    return Recordings(train, val, config.micro_batch_size)
+
+
+def with_rate(config: C, rates: Mapping[int, float], encoder: AudioEncoderConfig) -> C:
+    """The flags with a learning rate: by the width of the encoder, which --init may have changed from the preset's.
+
+    It grows with the square root of the sound in a step, as suits Adam (Malladi et al. 2022).
+    """
+    width = max((dim for dim in rates if dim <= encoder.trunk.dim), default=min(rates))
+    rate = config.learning_rate or rates[width] * math.sqrt(config.batch_size / REFERENCE_SECONDS)
+    return replace(config, learning_rate=rate)
+
+
+def start(config: AudioConfig, run: RunFolder, predictor: Wav2Vec2 | BestRQ, recordings: Recordings) -> Path | None:
+    """Open the run folder, say what will run, load --init; returns the checkpoint to go on from."""
+    data = recordings.describe()
+    checkpoint = run.start(config, {"predictor": predictor.name, **to_dict(predictor.config)}, data)
+    write_skipped(run.path, recordings.train.source, recordings.val.source)
+    say_start(config, predictor, data, predictor.device, sample="seconds of sound", epoch=recordings.train.seconds)
+    hours, held = recordings.train.seconds / 3600, recordings.val.seconds / 60
+    print(f"sound      {hours:.2f} h for training, {held:.1f} min held out, at {predictor.sample_rate} Hz")
+    if config.init and checkpoint is None:
+        print(f"init       {load_initial_audio_weights(predictor, config.init)}")
+    return checkpoint
+
+
+def train(
+    config: AudioConfig, run: RunFolder, predictor: Wav2Vec2 | BestRQ, recordings: Recordings, checkpoint: Path | None
+) -> Path:
+    """Train to the end, with a picture at each validation and a page with sound at the end; returns the run folder."""
+    clips = shown_clips(recordings.val.source.spread(SHOWN), predictor.sample_rate, 0, SHOWN)
+    write_sounds(reveal_clips(predictor, clips), run.reveal)
+
+    def reveal(step: int) -> None:
+        shown = reveal_clips(predictor, clips)
+        write_picture(shown, f"Step {step}", run.reveal / f"step-{step:08d}.png")
+        if step == config.steps:
+            write_page(shown, f"Step {step}", run.reveal / f"step-{step:08d}.html")
+
+    held_out = FrozenBatches(recordings.val, recordings.micro_batch, config.validation_seconds)
+    trainer = Trainer(
+        predictor, config, run, recordings.train, lambda: held_out, on_validate=reveal,
+        step_samples=recordings.mean_batch * config.accumulation,
+    )  # fmt: skip
+    finished = trainer.fit(checkpoint)
+    if not finished:
+        print(f"interrupted and saved: add --resume to continue\n{run.path}")
+        raise SystemExit(INTERRUPTED)
+    print(f"look and listen: {run.reveal / f'step-{config.steps:08d}.html'}")
+    print(f"next: mmssl probe {run.path} --data LABELLED_RECORDINGS")
+    print(run.path)
+    return run.path
