@@ -173,7 +173,7 @@ def test_the_loss_is_that_over_a_list_of_candidates():
             kept = [other for other in others if not torch.equal(entry[other], entry[own])]
             candidates = target[[own, *kept]]
             cosines = torch.cosine_similarity(prediction[own][None], candidates, dim=-1)
-            total += float(-(cosines / 0.1).log_softmax(0)[0])
+            total += float(-(cosines.detach() / 0.1).log_softmax(0)[0])
             chance += math.log(1 + len(kept))
             excluded, drawn = excluded + len(others) - len(kept), drawn + len(others)
         place += count
