@@ -45,7 +45,7 @@ def test_the_command_and_its_exit_code(tmp_path, capsys):
 
 def test_on_a_terminal(tmp_path):
     run = write_run(tmp_path / "[run]", lines(journal(skill=lambda _: 0.0)))
-    console = Console(file=StringIO(), force_terminal=True, width=60)
+    console = Console(file=StringIO(), force_terminal=True, width=60, highlight=False)
     print_examination(examine(run), console)
     assert "\x1b[1;31mstuck at the trivial guess" in console.file.getvalue()
     assert "[run]" in console.file.getvalue()
