@@ -57,7 +57,7 @@ def reveal(
     Args:
         run: Run folder.
         data: Pictures or texts to use; by default the run's own held-out ones.
-        out: PNG or HTML file to write; by default in RUN/reveal.
+        out: File to write, .png for pictures and .html for texts; by default in RUN/reveal.
         count: Number of pictures or texts.
         first: Start at this one.
     """

@@ -28,7 +28,8 @@ def split_images(
     splits = open_images(data, channels=channels).splits
     name = next((name for name in held_out if name in splits), None)
     if name is None or "train" not in splits:
-        raise UserError(f"{data} needs a train and a val (or test) part, it has {', '.join(splits) or 'none'}")
+        have = ", ".join(f"{count} in {part}" for part, count in splits.items()) or "none"
+        raise UserError(f"{data} needs pictures in train and in val (or test), it has {have}: add some")
     return open_images(data, split="train", channels=channels), open_images(data, split=name, channels=channels)
 
 

@@ -136,6 +136,8 @@ def test_interrupt_then_resume(recipe, world, tmp_path, capsys, monkeypatch):
         (["--device", "cuda:99"], "--device cuda:99 cannot be used here"),
         (["--image-size", "64", "--patch-size", "64"], "64x64"),
         (["--batch-size", "0"], "--batch-size must be at least 1"),
+        (["--decoded-fraction", "0"], "decoded_fraction must be above 0"),
+        (["--channels", "0"], "--channels and --validation-images must be at least 1"),
     ],
 )
 def test_impossible_flags_are_one_sentence(recipe, world, tmp_path, capsys, flags, words):
@@ -167,6 +169,31 @@ def test_data_mistakes(recipe, tmp_path, capsys):
         assert expected in err
         assert str(data) in err
         assert len(err.strip().splitlines()) == 1
+
+
+def test_the_run_folder_is_looked_at_before_the_data(recipe, finished, tmp_path, capsys):
+    nowhere = tmp_path / "missing"
+    for flags, words in (
+        (["--out", finished], "already holds a run"),
+        (["--out", tmp_path / "new", "--resume"], "no run to resume"),
+    ):
+        code, _, err = run(recipe.main, ["--data", nowhere, *flags], capsys)
+        assert code == 2
+        assert words in err
+
+
+def test_a_single_picture_is_too_few(recipe, world, tmp_path, capsys):
+    (tmp_path / "one").mkdir()
+    shutil.copy(next(world.rglob("*.png")), tmp_path / "one")
+    code, _, err = run(recipe.main, ["--data", tmp_path / "one", "--out", tmp_path / "run", *SHORT], capsys)
+    assert code == 2
+    assert "it has 1 in train: add some" in err
+
+
+def test_a_picture_is_written_as_png_only(finished, tmp_path, capsys):
+    code, _, err = run(cli.main, ["reveal", finished, "--out", tmp_path / "page.html"], capsys)
+    assert code == 2
+    assert "page.html is not named as a picture" in err
 
 
 def test_too_many_broken_files_stop_the_run(recipe, world, tmp_path, capsys):

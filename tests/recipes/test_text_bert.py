@@ -170,6 +170,9 @@ def test_mistakes_at_the_commands_are_one_sentence(finished, capsys, command, wo
         (["--max-length", "3"], "max_length must be at least 4"),
         (["--tokenizer", "nowhere"], "leave them out"),
         (["--vocabulary-size", "3"], "too small"),
+        (["--vocabulary-size", "0"], "too small"),
+        (["--validation-tokens", "0"], "--validation-tokens must be at least 1"),
+        (["--dropout", "3"], "dropout must be at least 0"),
         (["--init", "nowhere"], "leave out --tokenizer and --vocabulary-size"),
     ],
 )
@@ -186,6 +189,16 @@ def test_a_missing_tokenizer_is_named(recipe, texts, tmp_path, capsys):
     assert code == 2
     assert str(tmp_path / "nowhere") in err
     assert "Traceback" not in err
+
+
+def test_a_run_of_another_recipe_is_not_resumed(finished, capsys):
+    from scripts import ROOT, load_script
+
+    before = (finished / "config.json").read_bytes()
+    code, _, err = run(load_script(ROOT / "recipes" / "image_mae.py").main, ["--out", finished, "--resume"], capsys)
+    assert code == 2
+    assert "holds a run of another recipe, with a masked_language_model" in err
+    assert (finished / "config.json").read_bytes() == before
 
 
 def test_changed_texts_refuse_to_resume(recipe, texts, finished, tmp_path, capsys):
