@@ -278,6 +278,11 @@ def test_damaged_checkpoints(tmp_path):
             UserError, match=r"model\.safetensors is cut or damaged: delete .*step-00000012 to resume from step 8"
         ):
             train(run, resume=True)
+    file.write_bytes(whole)
+    for broken in ('{"step": 1', "{}"):
+        (newest / "state.json").write_text(broken)
+        with pytest.raises(UserError, match=r"state\.json is cut or damaged: delete .* to resume from step 8"):
+            train(run, resume=True)
     shutil.rmtree(newest)
     train(run, resume=True)
     train(tmp_path / "whole")
