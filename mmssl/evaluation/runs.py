@@ -56,10 +56,13 @@ def probe_run(run: Path, data: str, label: str | None, out: Path, workers: int =
     """Probe the model of a run on labelled data of its kind: prints the table, writes ``probe.json`` and a figure.
 
     ``settings`` are those of :func:`mmssl.evaluation.probes.probe` that a user chooses.
-    Raises UserError where there are no probes for the kind of run, and for what is wrong with the data.
+    Raises UserError where there are no probes for the kind of run, where ``out`` is a file, and for what is wrong with
+    the data.
     """
     from mmssl.evaluation.text_runs import probe_texts
 
+    if out.exists() and not out.is_dir():
+        raise UserError(f"--out {out} is a file: choose a folder, which is made if missing")
     predictor = load_predictor(run)
     predictor.to(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
     settings |= {"say": _say}
@@ -84,4 +87,6 @@ def _probe_images(predictor: Predictor, data: str, label: str | None, workers: i
     for source in split_images(data, predictor.config.channels, held_out=("test", "val")):
         loader = frozen_loader(source, predictor, workers)
         parts.append(LabelledSet(lambda loader=loader: loader.frozen(256), *source.labels(label)))
+        if len(parts[-1].names) < 2:
+            raise UserError(f"{data} has a single class: a probe needs pictures of at least two")
     return probe(predictor, *parts, label=label, **settings)

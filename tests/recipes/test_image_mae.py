@@ -196,6 +196,21 @@ def test_a_picture_is_written_as_png_only(finished, tmp_path, capsys):
     assert "page.html is not named as a picture" in err
 
 
+def test_a_probe_refuses_a_single_class_and_a_file_to_write_into(finished, world, tmp_path, capsys):
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    files = sorted(world.rglob("*.png"))[:8]
+    for file in files:
+        shutil.copy(file, folder)
+    (folder / "labels.csv").write_text("file,kind\n" + "".join(f"{file.name},same\n" for file in files))
+    code, _, err = run(cli.main, ["probe", finished, "--data", folder], capsys)
+    assert code == 2
+    assert "has a single class" in err
+    code, _, err = run(cli.main, ["probe", finished, "--data", world, "--out", folder / "labels.csv"], capsys)
+    assert code == 2
+    assert "labels.csv is a file: choose a folder" in err
+
+
 def test_too_many_broken_files_stop_the_run(recipe, world, tmp_path, capsys):
     folder = tmp_path / "photos"
     folder.mkdir()
