@@ -146,3 +146,7 @@ def main(arguments: list[str] | None = None) -> None:
             args=arguments,
             description="Look at data, and read what recipes wrote.",
         )
+
+
+if __name__ == "__main__":
+    main()
