@@ -42,6 +42,8 @@ narrower encoders it is our choice."""
 class Config(RunConfig):
     """Pretrain a masked autoencoder on a folder of photos."""
 
+    preset: str = "nano"
+    """Size of the model: nano, tiny, small, base or large."""
     image_size: tuple[int, ...] | None = None
     """Pixels: one number, or height and width. Default: from the data."""
     patch_size: tuple[int, ...] | None = None

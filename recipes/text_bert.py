@@ -61,6 +61,8 @@ class Config(RunConfig):
 
     data: str
     """Folder, file or tar file with texts; see `mmssl inspect DATA`."""
+    preset: str = "nano"
+    """Size of the model: nano, bert_tiny, bert_mini, bert_small, bert_medium, bert_base or bert_large."""
     more_data: tuple[str, ...] = ()
     """More folders and files with texts, beside --data."""
     tokenizer: str = "wordpiece"

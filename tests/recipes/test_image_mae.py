@@ -15,6 +15,7 @@ from PIL import Image
 from mmssl import cli
 from mmssl.errors import INTERRUPTED
 from mmssl.predictors import load_predictor
+from mmssl.predictors.masked_autoencoder import PRESETS
 from mmssl.training.journal import read_journal
 
 SHORT = ["--steps", "4", "--batch-size", "8", "--log-every", "2", "--validate-every", "4", "--workers", "0",
@@ -146,6 +147,12 @@ def test_impossible_flags_are_one_sentence(recipe, world, tmp_path, capsys, flag
     assert words in err
     assert "Traceback" not in err
     assert not (tmp_path / "run" / "checkpoints").exists()
+
+
+def test_help_names_every_preset(recipe, capsys):
+    code, out, _ = run(recipe.main, ["--help"], capsys)
+    assert code == 0
+    assert all(name in out for name in PRESETS)
 
 
 def test_misspelt_flag_suggests_the_right_one(recipe, world, tmp_path, capsys):

@@ -10,6 +10,7 @@ from mmssl import cli
 from mmssl.errors import INTERRUPTED
 from mmssl.evaluation.reveal_text import Token, write_texts
 from mmssl.predictors import load_predictor
+from mmssl.predictors.masked_language_model import PRESETS
 from mmssl.training.journal import read_journal
 
 SHORT = ["--preset", "bert_tiny", "--vocabulary-size", "120", "--max-length", "32", "--steps", "4", "--batch-size", "8",
@@ -181,6 +182,12 @@ def test_mistakes_in_flags_are_one_sentence(recipe, texts, tmp_path, capsys, fla
     assert code == 2
     assert words in err
     assert "Traceback" not in err
+
+
+def test_help_names_every_preset(recipe, capsys):
+    code, out, _ = run(recipe.main, ["--help"], capsys)
+    assert code == 0
+    assert all(name in out for name in PRESETS)
 
 
 def test_a_missing_tokenizer_is_named(recipe, texts, tmp_path, capsys):
