@@ -8,7 +8,7 @@ import pytest
 
 from mmssl import cli
 from mmssl.errors import INTERRUPTED
-from mmssl.evaluation.reveal_text import Token, write_texts
+from mmssl.evaluation.reveal_text import Token, print_guesses, write_texts
 from mmssl.predictors import load_predictor
 from mmssl.predictors.masked_language_model import PRESETS
 from mmssl.training.journal import read_journal
@@ -146,6 +146,16 @@ def test_pages_show_strangers_texts_as_text(tmp_path):
     assert "[bold]" in (tmp_path / "page.txt").read_text(encoding="utf-8")
 
 
+def test_tokens_that_cannot_be_seen_are_spelled_out(tmp_path, capsys):
+    """Byte-level vocabularies hold line ends, spaces and control characters."""
+    guesses = ((" the", 0.5), ("\n", 0.2), (" ", 0.1), ("\x1b", 0.1), ("é\\", 0.1))
+    write_texts([[Token("a", True, guesses), Token("\x1b[2J", True)]], "caption", tmp_path / "page.html")
+    print_guesses("say [MASK]", [guesses])
+    for text in (capsys.readouterr().out, *(file.read_text(encoding="utf-8") for file in tmp_path.iterdir())):
+        assert "\x1b" not in text
+        assert all(word in text for word in ("the", "\\n", "\\x1b", "\N{OPEN BOX}", "é\\"))
+
+
 @pytest.mark.parametrize(
     ("command", "words"),
     [
@@ -196,6 +206,15 @@ def test_a_missing_tokenizer_is_named(recipe, texts, tmp_path, capsys):
     assert code == 2
     assert str(tmp_path / "nowhere") in err
     assert "Traceback" not in err
+
+
+def test_weights_of_another_task_are_no_start(recipe, texts, tmp_path, capsys):
+    for name in ("config.json", "model.safetensors"):
+        (tmp_path / name).write_text(json.dumps({"predictor": "masked_autoencoder"}))
+    flags = ["--data", texts, "--out", tmp_path / "run", "--steps", "4", "--init", tmp_path]
+    code, _, err = run(recipe.main, flags, capsys)
+    assert code == 2
+    assert "is a masked_autoencoder, not an encoder of texts" in err
 
 
 def test_a_run_of_another_recipe_is_not_resumed(finished, capsys):
