@@ -10,7 +10,9 @@ INTERRUPTED = 130
 
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+"""Error numbers of a disk, or of somebody's share of it, that takes no more."""
 FORBIDDEN = (errno.EACCES, errno.EPERM, errno.EROFS)
+"""Error numbers of what may not be read or written."""
 
 
 class UserError(ValueError):
