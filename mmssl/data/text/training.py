@@ -16,7 +16,7 @@ Kind = Literal["wordpiece", "bpe"]
 MOST_CHARACTERS = 1000
 """Of a WordPiece alphabet: the most frequent; words with others become unknown."""
 LONGEST_WORD = 1000
-"""Characters of a word that training looks at. It holds every distinct word in memory, at some 60 bytes a character:
+"""Characters of a word that training looks at. It holds every distinct word in memory, at some 50 bytes a character:
 megabytes without a space (base64, sequences of DNA) would cost gigabytes and teach no vocabulary."""
 _LONGER = re.compile(rf"(\b\w{{{LONGEST_WORD}}})\w+")
 _SPECIAL = [SPELLINGS[role][0] for role in ROLES]

@@ -47,7 +47,7 @@ def test_training_is_deterministic_across_processes(kind: str) -> None:
 
 @pytest.mark.parametrize("kind", ["wordpiece", "bpe"])
 def test_training_reads_the_beginning_of_very_long_words(kind: str) -> None:
-    """A line of megabytes without a space, of which every character would cost the library some 60 bytes."""
+    """A line of megabytes without a space, of which every character would cost the library some 50 bytes."""
     numbers = np.random.default_rng(0)
     endless = ["".join(numbers.choice(list("abcdefgh"), 50_000)) for _ in range(3)]
     found = train_tokenizer([*sentences(50), *endless], kind, 400)  # type: ignore[arg-type]
