@@ -46,8 +46,10 @@ def probe_run(
 
     ``voices`` says which speakers of recordings are held out, ``settings`` are those of
     :func:`mmssl.evaluation.probes.probe` that a user chooses.
-    Raises UserError where there are no probes for the kind of run, and for what is wrong with the data.
+    Raises UserError where there are no probes for the kind of run, where ``out`` is a file, and for what is wrong with
+    the data.
     """
+    _check_folder(out)
     predictor = _loaded(run)
     modality = _modality(run, predictor)
     if voices:
@@ -67,6 +69,7 @@ def transcribe_run(
 
     ``settings`` are those of :func:`mmssl.evaluation.ctc.probe_ctc` that a user chooses.
     """
+    _check_folder(out)
     predictor = _loaded(run)
     _check_recordings(run, predictor, {"transcribe": True, **voices})
     from mmssl.evaluation.audio_runs import probe_transcripts
@@ -75,6 +78,12 @@ def transcribe_run(
     report = probe_transcripts(predictor, data, label, say=_say, **voices, **settings)
     print_ctc_report(report)
     print(save_ctc_report(report, out))
+
+
+def _check_folder(out: Path) -> None:
+    """Before anything is measured."""
+    if out.exists() and not out.is_dir():
+        raise UserError(f"--out {out} is a file: choose a folder, which is made if missing")
 
 
 def _loaded(run: Path) -> Predictor:
