@@ -70,7 +70,7 @@ def transcribe_run(
     predictor = _loaded(run)
     _check_recordings(run, predictor, {"transcribe": True, **voices})
     from mmssl.evaluation.audio_runs import probe_transcripts
-    from mmssl.evaluation.ctc import print_ctc_report, save_ctc_report
+    from mmssl.evaluation.ctc_report import print_ctc_report, save_ctc_report
 
     report = probe_transcripts(predictor, data, label, say=_say, **voices, **settings)
     print_ctc_report(report)
