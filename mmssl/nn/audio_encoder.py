@@ -84,7 +84,7 @@ class AudioEncoder(nn.Module):
 
     def embed(
         self, normed: Float[Tensor, "total dim"], frames: Frames, hidden: Bool[Tensor, "batch width"] | None = None
-    ) -> Float[Tensor, "1 total width"]:
+    ) -> Float[Tensor, "1 total inner"]:
         """Input of the trunk, from features that went through ``feature_norm``.
 
         Hidden frames become the mask vector here, before the convolution of positions could carry them elsewhere.

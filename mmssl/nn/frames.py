@@ -44,12 +44,12 @@ class Frames:
         flat = x.flatten(0, 1)
         return flat if self.place is None else flat.index_select(0, self.place)
 
-    def put_back(self, x: Shaped[Tensor, "total *rest"]) -> Shaped[Tensor, "batch width *rest"]:
-        """Inverse of :meth:`take`: padded rows, zero behind their end."""
+    def put_back(self, x: Shaped[Tensor, "total *rest"], fill: float = 0.0) -> Shaped[Tensor, "batch width *rest"]:
+        """Inverse of :meth:`take`: padded rows, ``fill`` behind their end."""
         if self.place is not None:
-            x = x.new_zeros(self.real.numel(), *x.shape[1:]).index_copy(0, self.place, x)
+            x = x.new_full((self.real.numel(), *x.shape[1:]), fill).index_copy(0, self.place, x)
         elif x.is_cuda:
-            x = torch.where(self.real.flatten().view(-1, *[1] * (x.ndim - 1)), x, 0)
+            x = torch.where(self.real.flatten().view(-1, *[1] * (x.ndim - 1)), x, fill)
         return x.view(*self.real.shape, *x.shape[1:])
 
     @property

@@ -32,7 +32,8 @@ class _Rows:
     packed: Int[Tensor, " token"] | None
     """For each token of the run its slot."""
     valid: Bool[Tensor, "sequence 1 1 longest"] | None
-    """Slots that hold a token."""
+    """Slots that may be looked at: those that hold a token, and the first of a sequence that has none, since softmax
+    over nothing is not a number."""
 
     def pad(self, x: Float[Tensor, "1 total dim"], heads: int) -> Float[Tensor, "sequence head longest head_dim"]:
         """The tokens of these sequences, a row each, cut into heads; what fills a row up is any token."""
@@ -117,7 +118,8 @@ class Packing:
         packed = (self.sequence[start:stop] - first) * longest + self.position[start:stop]
         # slots beyond a sequence repeat some token: as keys they are masked, as queries they are not read
         padded = torch.where(valid, within, 0).flatten()
-        return _Rows(start, stop, last - first, longest, padded, packed, valid[:, None, None])
+        keys = column < lengths[:, None].clamp_min(1)
+        return _Rows(start, stop, last - first, longest, padded, packed, keys[:, None, None])
 
 
 def packed_attention(
@@ -146,4 +148,5 @@ def packed_attention(
                 asking.pad(q, heads), seen.pad(k, heads), seen.pad(v, heads), attn_mask=seen.valid, dropout_p=dropout
             )
             parts.append(asking.pack(mixed))
-    return torch.cat(parts)[None]
+    # where nobody asks, as in a batch with nothing hidden, the questions are already an empty answer
+    return torch.cat(parts)[None] if parts else q

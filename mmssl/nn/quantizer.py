@@ -67,8 +67,8 @@ class GumbelQuantizer(nn.Module):
     ) -> Quantized:
         """Quantize ``frames``, in single precision. ``noise``: Gumbel noise, see :func:`gumbel`; None adds none."""
         config = self.config
-        logits = self.logits(frames).float().unflatten(-1, (config.groups, config.entries))
         with torch.autocast(frames.device.type, enabled=False):
+            logits = self.logits(frames.float()).unflatten(-1, (config.groups, config.entries))
             noisy = logits if noise is None else logits + noise
             entry = noisy.argmax(-1)
             chosen = torch.zeros_like(logits).scatter(-1, entry[..., None], 1.0)

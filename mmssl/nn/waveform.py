@@ -115,12 +115,13 @@ class WaveformFrontEnd(nn.Module):
         x = audio[:, None]
         for number in range(len(self.convolutions)):
             convolution, norm = self._layer(number)
-            x = convolution(x)
             if number == 0 and self.config.norm == "group":
                 scale, shift = self._group_norm(audio, length)
+                x = F.conv1d(x, convolution.weight, stride=convolution.stride)
                 x = x.float() * scale[:, :, None] + shift[:, :, None]
-            elif norm is not None:
-                x = norm(x.transpose(1, 2)).transpose(1, 2)
+            else:
+                x = convolution(x)
+                x = x if norm is None else norm(x.transpose(1, 2)).transpose(1, 2)
             x = F.gelu(x)
         return frames.take(x.transpose(1, 2))
 
@@ -175,9 +176,9 @@ class WaveformFrontEnd(nn.Module):
         covariance = centred.transpose(1, 2) @ centred / count.clamp_min(1)[:, :, None]
         weight = convolution.weight[:, 0].double()
         variance = ((weight @ covariance) * weight).sum(-1)
-        scale = (norm.weight / (variance + GROUP_NORM_EPSILON).sqrt()).float()
+        scale = norm.weight / (variance + GROUP_NORM_EPSILON).sqrt()
         # a bias of the convolution, where there is one, shifts all frames alike: the norm takes it away again
-        return scale, norm.bias - scale * (mean.float() @ weight.float().T)
+        return scale.float(), (norm.bias - scale * (mean @ weight.T)).float()
 
 
 def _standardise(audio: Float[Tensor, "batch sample"], length: Int[Tensor, " batch"]) -> Float[Tensor, "batch sample"]:

@@ -176,15 +176,16 @@ class BestRQ(AudioPredictor):
         loss = F.cross_entropy(prediction.float().flatten(0, 1), target.flatten(), reduction="none")
         book = torch.arange(target.shape[1], device=target.device)
         known = self.marginal[book, target]
-        count = hidden.counts.sum().clamp_min(1).float()
+        count = hidden.counts.sum().float()
         shares = usage(target, self.config.codebook_size, hidden.counted.float())
         sums = {
             "loss": hidden.sum(loss.view(target.shape).mean(-1)),
             "reference": hidden.sum(-known.mean(-1)),
             "accuracy": hidden.sum((prediction.argmax(-1) == target).float().mean(-1)),
             "code_perplexity": perplexity(shares) / len(shares) * count,
-            "mask_coverage": count * hidden.counts.sum() / view["frames"].lengths.sum().clamp_min(1),
-            "count": count,
+            "mask_coverage": count * count / view["frames"].lengths.sum().clamp_min(1),
+            # a batch with nothing hidden has a loss of 0, not one that is not a number
+            "count": count.clamp_min(1),
         }
         if not self.training:
             sums["reference_repeat"] = hidden.sum(-self._repeat(target, known, view).mean(-1))
@@ -222,7 +223,7 @@ class BestRQ(AudioPredictor):
         probability = logits.softmax(-1).gather(-1, target[..., None])[..., 0]
 
         def steps(values: Tensor, fill: float) -> Tensor:
-            return frames.put_back(hidden.spread(values.float(), frames.packing.total, fill))
+            return frames.put_back(hidden.spread(values.float(), frames.packing.total, fill), fill)
 
         return self._pictures(batch, frames, hidden) | {
             "target": steps(target, -1.0).long(),

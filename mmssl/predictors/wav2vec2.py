@@ -218,7 +218,7 @@ class Wav2Vec2(AudioPredictor):
                 "accuracy": ((best == own) & inside).sum().float(),
                 "excluded_negatives": count * (drawn - weight.sum() + len(weight) * most) / drawn.clamp_min(1),
             }
-            return sums | self._regularise(sums, view, count.clamp_min(1).float())
+            return sums | self._regularise(sums, view, count.float())
 
     def _similarity(
         self, prediction: Float[Tensor, "hidden dim"], target: Float[Tensor, "hidden dim"], hidden: Hidden
@@ -255,7 +255,7 @@ class Wav2Vec2(AudioPredictor):
         """Diversity of the codes (equation 4) and mean square of the features, and in training the sum of all."""
         config, hidden, quantized = self.config, view["hidden"], view["quantized"]
         counted = hidden.counted.float()
-        shares = torch.einsum("f,fgv->gv", counted, quantized.soft) / count
+        shares = torch.einsum("f,fgv->gv", counted, quantized.soft) / count.clamp_min(1)
         soft, size = perplexity(shares), config.quantizer.groups * config.quantizer.entries
         diversity = (size - soft) / size
         frames = view["frames"]
@@ -273,8 +273,9 @@ class Wav2Vec2(AudioPredictor):
             "diversity_loss": diversity.detach() * count,
             "feature_penalty": penalty.detach(),
             "temperature": view["temperature"] * count,
-            "mask_coverage": count * hidden.counts.sum() / frames.lengths.sum().clamp_min(1),
-            "count": count,
+            "mask_coverage": count * count / frames.lengths.sum().clamp_min(1),
+            # a batch with nothing hidden has a loss of 0, not one that is not a number
+            "count": count.clamp_min(1),
         }
 
     @torch.no_grad()
@@ -299,7 +300,7 @@ class Wav2Vec2(AudioPredictor):
         slot = hidden.slot.clamp_max(true.numel() - 1)
 
         def steps(values: Tensor, fill: float) -> Tensor:
-            return frames.put_back(hidden.spread(values, frames.packing.total, fill))
+            return frames.put_back(hidden.spread(values, frames.packing.total, fill), fill)
 
         return self._pictures(batch, frames, hidden) | {
             "similarity": steps(true.flatten()[slot], 0.0),

@@ -13,11 +13,11 @@ def layout(lengths: list[int]) -> Frames:
     return Frames.of(torch.tensor(lengths), max(lengths))
 
 
-@pytest.mark.parametrize("kernel", [8, 7, 128])
-def test_it_equals_transformers(kernel):
+@pytest.mark.parametrize(("kernel", "dim"), [(8, 16), (7, 16), (128, 16), (8, 80), (7, 80)])
+def test_it_equals_transformers(kernel, dim):
     modeling = pytest.importorskip("transformers.models.wav2vec2.modeling_wav2vec2")
-    config = modeling.Wav2Vec2Config(hidden_size=16, num_conv_pos_embeddings=kernel, num_conv_pos_embedding_groups=4)
-    theirs, ours = modeling.Wav2Vec2PositionalConvEmbedding(config), ConvolutionalPositions(16, kernel, 4)
+    config = modeling.Wav2Vec2Config(hidden_size=dim, num_conv_pos_embeddings=kernel, num_conv_pos_embedding_groups=4)
+    theirs, ours = modeling.Wav2Vec2PositionalConvEmbedding(config), ConvolutionalPositions(dim, kernel, 4)
     with torch.no_grad():
         inner = theirs.conv.parametrizations.weight
         inner.original0.uniform_(0.5, 1.5)
@@ -26,9 +26,13 @@ def test_it_equals_transformers(kernel):
         ours.length.copy_(inner.original0.flatten())
         ours.bias.copy_(theirs.conv.bias)
     frames = layout(LENGTHS)
-    x = torch.randn(sum(LENGTHS), 16)
-    expected = theirs(frames.put_back(x))
-    torch.testing.assert_close(ours(x, frames), frames.take(expected), rtol=1e-4, atol=1e-5)
+    x = torch.randn(sum(LENGTHS), dim)
+    expected, y = frames.take(theirs(frames.put_back(x))), ours(x, frames)
+    torch.testing.assert_close(y, expected, rtol=1e-4, atol=1e-5)
+    y.square().sum().backward()
+    expected.square().sum().backward()
+    torch.testing.assert_close(ours.direction.grad, inner.original1.grad, rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(ours.length.grad, inner.original0.grad.flatten(), rtol=1e-3, atol=1e-3)
 
 
 def test_nothing_leaks_from_one_recording_to_the_next():

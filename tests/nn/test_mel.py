@@ -75,7 +75,7 @@ def test_a_tone_lights_its_bin_and_stacking_keeps_the_order_of_frames():
 def test_silence_is_finite():
     front_end = MelFrontEnd(MelConfig(), 16_000)
     x, _ = run(front_end, torch.zeros(1, 4000), torch.tensor([4000]))
-    assert (x == 0).all()
+    assert x.abs().max() < 0.01
 
 
 @pytest.mark.parametrize("rate", [8000, 16_000, 44_100])
