@@ -213,7 +213,8 @@ def fit_head(
     targets = [torch.tensor([place[token] for token in tokenise(texts[number], unit)]) for number in frozen.ids]
     generator = torch.Generator().manual_seed(seed)
     with seeded(seed, device), torch.enable_grad():
-        head = CtcHead(*frozen.frames[0].shape[1:], len(tokens)).to(device)
+        _, layers, dim = frozen.frames[0].shape
+        head = CtcHead(layers, dim, len(tokens)).to(device)
         optimizer = torch.optim.AdamW(head.parameters(), betas=(0.9, 0.98), weight_decay=config.weight_decay)
         for step in range(config.steps):
             chosen = torch.randperm(len(targets), generator=generator)[: config.batch_size].tolist()
