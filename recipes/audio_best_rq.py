@@ -71,7 +71,7 @@ def pretrain(config: Config) -> Path:
     config = with_rate(config, LEARNING_RATE, model.encoder)
     checkpoint = start(config, run, predictor, recordings)
     if checkpoint is None:
-        predictor.observe(FrozenBatches(recordings.train, config.micro_batch_size, OBSERVED_SECONDS))
+        predictor.observe(FrozenBatches(recordings.train, recordings.micro_batch, OBSERVED_SECONDS))
 
     # pretrain and report
     return train(config, run, predictor, recordings, checkpoint)

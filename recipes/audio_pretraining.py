@@ -76,7 +76,7 @@ class Recordings:
 
     train: AudioLoader
     val: AudioLoader
-    micro_batch: int
+    micro_batch: float
     """Seconds of a micro-batch."""
 
     def describe(self) -> dict[str, str | int | float]:
@@ -128,7 +128,7 @@ def open_recordings(config: AudioConfig, predictor: AudioPredictor) -> Recording
             sample_rate=predictor.sample_rate,
             max_seconds=config.max_seconds,
             min_seconds=config.min_seconds,
-            batch_seconds=config.micro_batch_size,
+            batch_seconds=float(config.micro_batch_size),
             seed=config.seed,
             workers=config.workers,
             device=predictor.device,
@@ -136,7 +136,7 @@ def open_recordings(config: AudioConfig, predictor: AudioPredictor) -> Recording
         )
         for split in ("train", "val")
     )
-    return Recordings(train, val, config.micro_batch_size)
+    return Recordings(train, val, float(config.micro_batch_size))
 
 
 def with_rate(config: C, rates: Mapping[int, float], encoder: AudioEncoderConfig) -> C:

@@ -146,7 +146,8 @@ class FileSource:
         max_share: float = MAX_SKIPPED_SHARE,
         harmless: Collection[str] = (),
     ) -> None:
-        """Record files that cannot be used. Those of a ``harmless`` kind do not count towards the share.
+        """Record files that cannot be used. Those of a ``harmless`` kind do not count towards the share, and a single
+        broken file is never too many.
 
         Raises:
             UserError: when none is left, or when they are more than the allowed share.
@@ -158,8 +159,9 @@ class FileSource:
         # a hold-out of a few files is part of the training set: one broken file is not a large share of it
         total = max(len(self), sum(self.splits.values()) if self.held_out else 0)
         bad = [index for index, error in failures.items() if error.kind not in harmless]
-        if failures and (len(bad) > max_share * total or len(failures) == len(self)):
-            counted = bad if len(bad) > max_share * total else failures
+        too_many = len(bad) > max(1, max_share * total)
+        if failures and (too_many or len(failures) == len(self)):
+            counted = bad if too_many else failures
             first = min(counted)
             raise UserError(
                 f"{len(counted)} of {len(self)} {self.what} of {self.name} cannot be used, more than the allowed "

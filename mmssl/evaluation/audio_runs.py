@@ -12,7 +12,8 @@ import torch
 from mmssl.config import read_json
 from mmssl.data.audio import AudioLoader, AudioPart, AudioSource, LabelledAudio, open_audio, open_labelled_audio
 from mmssl.errors import UserError
-from mmssl.evaluation.ctc import CtcReport, Transcripts, probe_ctc
+from mmssl.evaluation.ctc import Transcripts, probe_ctc
+from mmssl.evaluation.ctc_report import CtcReport
 from mmssl.evaluation.features import LabelledSet
 from mmssl.evaluation.finetune import FinetuneConfig
 from mmssl.evaluation.intervals import IntervalSet, encode_intervals, with_intervals

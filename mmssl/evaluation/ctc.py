@@ -7,12 +7,9 @@ over the length of the truth, on recordings that were not trained on, beside an 
 
 import dataclasses
 import itertools
-import json
-import statistics
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import torch
@@ -21,6 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
 from mmssl.errors import UserError
+from mmssl.evaluation.ctc_report import CtcReport, Unit
 from mmssl.evaluation.features import freshly_initialised, seeded, to_device
 from mmssl.evaluation.probe_results import PRETRAINED, RAW, UNTRAINED
 from mmssl.nn.frames import frame_counts
@@ -61,32 +59,10 @@ class Transcripts:
 
 
 @dataclass(frozen=True)
-class CtcReport:
-    """Error rates on the test part."""
-
-    unit: Literal["words", "characters"]
-    """What an error is one of."""
-    tokens: int
-    """Different ones, without the blank."""
-    train_samples: int
-    test_samples: int
-    errors: Mapping[str, tuple[float, ...]]
-    """By representation, one a seed: edits over the length of the truth; above 1 is possible."""
-    empty: float
-    """Of saying nothing at all: 1 by definition, and what CTC begins with."""
-    settings: Mapping[str, Any]
-    notes: tuple[str, ...] = ()
-
-    def to_dict(self) -> dict[str, Any]:
-        """For JSON."""
-        return dataclasses.asdict(self)
-
-
-@dataclass(frozen=True)
 class Frozen:
     """Frames of recordings, computed once: all layers, in half precision to halve their memory."""
 
-    frames: list[Float[Tensor, "frame layer dim"]]
+    frames: list[Float[Tensor, "_ layer dim"]]
     ids: list[int]
 
 
@@ -134,13 +110,13 @@ def probe_ctc(
     return CtcReport(chosen, len(tokens), *sizes, errors, 1.0, dataclasses.asdict(config), tuple(notes))
 
 
-def _unit(texts: Sequence[str], unit: Literal["auto", "words", "characters"]) -> Literal["words", "characters"]:
+def _unit(texts: Sequence[str], unit: Literal["auto", "words", "characters"]) -> Unit:
     if unit != "auto":
         return unit
     return "words" if len({word for text in texts for word in tokenise(text, "words")}) <= FEW_WORDS else "characters"
 
 
-def tokenise(text: str, unit: Literal["words", "characters"]) -> list[str]:
+def tokenise(text: str, unit: Unit) -> list[str]:
     """Words, or characters with single spaces between words; capitals are no others."""
     words = text.lower().split()
     return words if unit == "words" else list(" ".join(words))
@@ -199,7 +175,7 @@ def freeze(encode: Layers, samples: Transcripts) -> Frozen:
     return Frozen(frames, ids)
 
 
-def too_short(frozen: Frozen, texts: Sequence[str], unit: Literal["words", "characters"]) -> int:
+def too_short(frozen: Frozen, texts: Sequence[str], unit: Unit) -> int:
     """Recordings that have no path through CTC: a frame a token, and one between two equal ones."""
     short = 0
     for frames, number in zip(frozen.frames, frozen.ids, strict=True):
@@ -227,7 +203,7 @@ def fit_head(
     frozen: Frozen,
     texts: Sequence[str],
     tokens: Sequence[str],
-    unit: Literal["words", "characters"],
+    unit: Unit,
     device: torch.device,
     seed: int,
     config: CtcConfig,
@@ -237,7 +213,8 @@ def fit_head(
     targets = [torch.tensor([place[token] for token in tokenise(texts[number], unit)]) for number in frozen.ids]
     generator = torch.Generator().manual_seed(seed)
     with seeded(seed, device), torch.enable_grad():
-        head = CtcHead(*frozen.frames[0].shape[1:], len(tokens)).to(device)
+        _, layers, dim = frozen.frames[0].shape
+        head = CtcHead(layers, dim, len(tokens)).to(device)
         optimizer = torch.optim.AdamW(head.parameters(), betas=(0.9, 0.98), weight_decay=config.weight_decay)
         for step in range(config.steps):
             chosen = torch.randperm(len(targets), generator=generator)[: config.batch_size].tolist()
@@ -258,9 +235,7 @@ def fit_head(
 
 
 @torch.no_grad()
-def error_rate(
-    head: CtcHead, frozen: Frozen, texts: Sequence[str], tokens: Sequence[str], unit: Literal["words", "characters"]
-) -> float:
+def error_rate(head: CtcHead, frozen: Frozen, texts: Sequence[str], tokens: Sequence[str], unit: Unit) -> float:
     """Edits over all recordings, divided by the length of what is really said. Words not trained on are errors."""
     edits = length = 0
     device = head.mix.device
@@ -284,41 +259,10 @@ def edit_distance(said: Sequence[str], truth: Sequence[str]) -> int:
     a row are the running minimum of ``best[j] - j``.
     """
     places = np.arange(len(truth) + 1)
-    wanted = np.array(truth, dtype=object)
+    wanted = np.array(list(truth), dtype=object)
     best = places
     for token in said:
         row = best + 1
         row[1:] = np.minimum(row[1:], best[:-1] + (wanted != token))
         best = np.minimum.accumulate(row - places) + places
     return int(best[-1])
-
-
-def print_ctc_report(report: CtcReport, console: Any = None) -> None:
-    """A row a representation, error rates in per cent."""
-    from rich import box
-    from rich.console import Console
-    from rich.table import Table
-
-    title = f"Error rate in % at transcribing by {report.unit} ({report.tokens} different), CTC head on frozen frames"
-    table = Table(title=title, box=box.SIMPLE_HEAD, padding=(0, 1), title_justify="left")
-    table.add_column("")
-    table.add_column(f"{report.train_samples:,} recordings", justify="right")
-    names = {RAW: "log-mel frames"}
-    for name, rates in report.errors.items():
-        spread = f" ± {100 * statistics.stdev(rates):.1f}" if len(rates) > 1 else ""
-        style = "bold" if name == PRETRAINED else None
-        table.add_row(names.get(name, name), f"{100 * statistics.fmean(rates):.1f}{spread}", style=style)
-    console = console or Console()
-    console.print(table)
-    seeds = len(next(iter(report.errors.values())))
-    spread = f"±: standard deviation over {seeds} seeds. " if seeds > 1 else "One seed: no spread is known. "
-    first = f"Saying nothing: {100 * report.empty:.0f}. {spread}{report.test_samples:,} test recordings."
-    console.print("\n".join([first, *report.notes]), style="dim")
-
-
-def save_ctc_report(report: CtcReport, folder: Path) -> Path:
-    """Write ``ctc.json``; returns its path."""
-    folder.mkdir(parents=True, exist_ok=True)
-    file = folder / "ctc.json"
-    file.write_text(json.dumps(report.to_dict(), indent=2) + "\n", encoding="utf-8")
-    return file

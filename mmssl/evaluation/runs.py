@@ -3,7 +3,7 @@
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
@@ -11,6 +11,7 @@ from mmssl.errors import UserError
 from mmssl.evaluation.probe_report import print_report, save_report
 from mmssl.evaluation.probe_results import ProbeReport
 from mmssl.predictors import load_predictor
+from mmssl.predictors.audio import AudioPredictor
 from mmssl.predictors.base import Predictor
 
 MODALITIES = {
@@ -53,7 +54,7 @@ def probe_run(
     predictor = _loaded(run)
     modality = _modality(run, predictor)
     if voices:
-        _check_recordings(run, predictor, voices)
+        _of_recordings(run, predictor, voices)
         settings |= voices
     report = modality.probe_labelled(predictor, run, data, label, say=_say, **settings)
     print_report(report)
@@ -63,19 +64,25 @@ def probe_run(
 
 
 def transcribe_run(
-    run: Path, data: str, label: str | None, out: Path, *, voices: dict[str, Any], **settings: Any
+    run: Path,
+    data: str,
+    label: str | None,
+    out: Path,
+    *,
+    unit: Literal["auto", "words", "characters"],
+    seeds: int,
+    voices: dict[str, Any],
 ) -> None:
-    """Train a CTC head on the frozen frames of a run: prints the table, writes ``ctc.json``.
+    """Train a CTC head on the frozen frames of a run on recordings: prints the table, writes ``ctc.json``.
 
-    ``settings`` are those of :func:`mmssl.evaluation.ctc.probe_ctc` that a user chooses.
+    ``unit``, ``seeds``, ``voices`` are those of :func:`mmssl.evaluation.audio_runs.probe_transcripts`.
     """
     _check_folder(out)
-    predictor = _loaded(run)
-    _check_recordings(run, predictor, {"transcribe": True, **voices})
+    predictor = _of_recordings(run, _loaded(run), {"transcribe": unit, **voices})
     from mmssl.evaluation.audio_runs import probe_transcripts
-    from mmssl.evaluation.ctc import print_ctc_report, save_ctc_report
+    from mmssl.evaluation.ctc_report import print_ctc_report, save_ctc_report
 
-    report = probe_transcripts(predictor, data, label, say=_say, **voices, **settings)
+    report = probe_transcripts(predictor, data, label, unit=unit, seeds=seeds, say=_say, **voices)
     print_ctc_report(report)
     print(save_ctc_report(report, out))
 
@@ -91,10 +98,12 @@ def _loaded(run: Path) -> Predictor:
     return predictor.to(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
 
 
-def _check_recordings(run: Path, predictor: Predictor, asked: dict[str, Any]) -> None:
-    if MODALITIES.get(predictor.name) != "mmssl.evaluation.audio_runs":
+def _of_recordings(run: Path, predictor: Predictor, asked: dict[str, Any]) -> AudioPredictor:
+    """The predictor. Raises UserError where it is none of recordings, which these flags are for."""
+    if not isinstance(predictor, AudioPredictor):
         flags = " and ".join(f"--{name.replace('_', '-')}" for name in asked)
         raise UserError(f"{flags} are for runs on recordings, and {run} is a {predictor.name}: leave them out")
+    return predictor
 
 
 def _say(line: str) -> None:

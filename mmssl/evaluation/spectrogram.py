@@ -63,8 +63,8 @@ def _draw_codes(axes: "Axes", clip: RevealedClip, codes: Codes) -> None:
     right = (codes.target == codes.predicted).mean(1)
     picture = np.ones((3, len(clip.hidden), 3))
     for step in np.flatnonzero(clip.hidden):
-        picture[0, step] = _colour(codes.target[step, 0])
-        picture[1, step] = _colour(codes.predicted[step, 0])
+        picture[0, step] = _colour(int(codes.target[step, 0]))
+        picture[1, step] = _colour(int(codes.predicted[step, 0]))
         share = right[step]
         picture[2, step] = (1 - share) * np.array(to_rgb("#e8e4de")) + share * np.array(to_rgb(HIT))
     end = clip.begin + clip.step * len(clip.hidden)

@@ -9,17 +9,16 @@ from rich.console import Console
 
 from mmssl.evaluation.ctc import (
     CtcConfig,
-    CtcReport,
     Frozen,
     _unit,
     edit_distance,
     error_rate,
     fit_head,
     greedy,
-    print_ctc_report,
     tokenise,
     too_short,
 )
+from mmssl.evaluation.ctc_report import CtcReport, print_ctc_report
 
 
 def levenshtein(said: str, truth: str) -> int:
