@@ -136,11 +136,11 @@ class AudioLoader:
 
     def names(self, step: int) -> list[str]:
         """Files of the pieces of a step, for error messages."""
-        return self.files_of(self.ids(step))
+        return self.files_of(self.ids(step).tolist())
 
     def files_of(self, ids: Iterable[int]) -> list[str]:
         """The file that each piece is from."""
-        return [self.source.files[int(id) % ID_STEP] for id in ids]
+        return [self.source.files[id % ID_STEP] for id in ids]
 
     def batches(self, start_step: int = 0) -> Iterator[Batch]:
         """Training batches from a step on, without end."""
