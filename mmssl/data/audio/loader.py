@@ -1,6 +1,7 @@
 """Batches of segments of recordings on the training device, in an order that is arithmetic.
 
-    loader = AudioLoader(open_audio("speech", split="train"), max_seconds=15, batch_seconds=120, seed=0, device="cuda")
+    source = open_audio("speech", split="train")
+    loader = AudioLoader(source, max_seconds=15.0, batch_seconds=120.0, seed=0, device="cuda")
     for batch in loader.batches(start_step): ...      # without end
 
 A batch is a dict: ``id``, ``epoch``, ``length`` int64 [batch]; ``audio`` float32 [batch, samples] in [-1, 1], one
