@@ -1,4 +1,4 @@
 """Media in, tensors out. Knows nothing of predictors or training: they meet in the recipe.
 
-``images`` and ``text`` read what users have; the order of samples, labels and limits are the same for all.
+``images``, ``text`` and ``audio`` read what users have; the order of samples, labels and limits are the same for all.
 """

@@ -78,9 +78,8 @@ def main() -> None:
     parser.set_defaults(threads=1, device="cpu", rounds=9, seconds=0.5)
     options = parser.parse_args()
     stopwatch = Stopwatch(prepare(options), options.clock)
-    print(
-        f"           soundfile {soundfile.__version__} (libsndfile {soundfile.__libsndfile_version__}), PyAV {av.__version__}"
-    )
+    library = soundfile.__libsndfile_version__
+    print(f"           soundfile {soundfile.__version__} (libsndfile {library}), PyAV {av.__version__}")
     places = np.random.default_rng(0).integers(0, (LENGTH - SEGMENT) * RATE, PLACES).tolist()
     for container, coding in FORMATS.items():
         with tempfile.TemporaryDirectory() as folder:

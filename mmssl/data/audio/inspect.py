@@ -138,7 +138,7 @@ def _listen(source: AudioSource, headers: list[Header | MediaError], index: int)
 
 
 def _regrouped(
-    blocks: Iterator[Float32[np.ndarray, "frame channel"]], size: int
+    blocks: Iterator[Float32[np.ndarray, "_ _"]], size: int
 ) -> Iterator[Float32[np.ndarray, "frame channel"]]:
     """The same frames in multiples of ``size``; what is left comes last."""
     waiting: list[np.ndarray] = []

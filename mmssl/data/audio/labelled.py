@@ -84,7 +84,7 @@ def open_labelled_audio(
     *,
     label: str | None = None,
     split: str | None = None,
-    held_out_speakers: float | None = None,
+    held_out_speakers: int | float | None = None,
     seed: int = 0,
     limits: AudioLimits | None = None,
 ) -> LabelledAudio:
@@ -107,7 +107,7 @@ def open_labelled_audio(
     column = label or _label_column(source)
     notes: list[str] = []
     items = _items(source, column, notes)
-    found = sorted({name for _, _, _, name in items}, key=lambda name: (not name.isdigit(), name.zfill(20)))
+    found = sorted({name for _, _, _, name in items}, key=_by_number)
     if len(found) < 2:
         what = f"the single class '{found[0]}'" if found else f"no recording with a '{column}'"
         raise UserError(f"{source.name} has {what}: a probe needs recordings of at least two classes")
@@ -124,6 +124,11 @@ def open_labelled_audio(
             raise UserError(f"{source.name} has a single class in its train part: a probe needs at least two")
         parts.append(part)
     return LabelledAudio(*parts, names=found, label=column, notes=notes)
+
+
+def _by_number(name: str) -> tuple[bool, int, str]:
+    """Numbers first, by value, then names."""
+    return not name.isdecimal(), int(name) if name.isdecimal() else 0, name
 
 
 def _label_column(source: AudioSource) -> str:
@@ -175,7 +180,7 @@ def _stretches(value: str) -> list[tuple[float, float, str] | None]:
 
 
 def _divide(
-    source: AudioSource, column: str, used: list[int], splits: list[str], held_out: float | None, seed: int,
+    source: AudioSource, column: str, used: list[int], splits: list[str], held_out: int | float | None, seed: int,
     notes: list[str],
 ) -> dict[int, bool | None]:  # fmt: skip
     """Whether each recording is for testing; None for one in neither part."""
@@ -222,7 +227,7 @@ def _shared_speakers(by_split: dict[int, bool | None], speakers: dict[int, str])
     return any(speakers[number] in train for number, test in by_split.items() if test)
 
 
-def _held_out(speakers: list[str], held_out: float | None, seed: int, name: str) -> list[str]:
+def _held_out(speakers: list[str], held_out: int | float | None, seed: int, name: str) -> list[str]:
     """The speakers to test on: a share of them, at least one, or a number."""
     wanted = HELD_OUT_SPEAKERS if held_out is None else held_out
     count = max(1, round(wanted * len(speakers))) if 0 < wanted < 1 else int(wanted)

@@ -1,6 +1,7 @@
 """Batches of segments of recordings on the training device, in an order that is arithmetic.
 
-    loader = AudioLoader(open_audio("speech", split="train"), max_seconds=15, batch_seconds=120, seed=0, device="cuda")
+    source = open_audio("speech", split="train")
+    loader = AudioLoader(source, max_seconds=15.0, batch_seconds=120.0, seed=0, device="cuda")
     for batch in loader.batches(start_step): ...      # without end
 
 A batch is a dict: ``id``, ``epoch``, ``length`` int64 [batch]; ``audio`` float32 [batch, samples] in [-1, 1], one
@@ -136,11 +137,11 @@ class AudioLoader:
 
     def names(self, step: int) -> list[str]:
         """Files of the pieces of a step, for error messages."""
-        return self.files_of(self.ids(step))
+        return self.files_of(self.ids(step).tolist())
 
     def files_of(self, ids: Iterable[int]) -> list[str]:
         """The file that each piece is from."""
-        return [self.source.files[int(id) % ID_STEP] for id in ids]
+        return [self.source.files[id % ID_STEP] for id in ids]
 
     def batches(self, start_step: int = 0) -> Iterator[Batch]:
         """Training batches from a step on, without end."""

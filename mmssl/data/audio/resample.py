@@ -83,8 +83,8 @@ def resample_segment(
 
 
 def resample_blocks(
-    blocks: Iterable[Float32[np.ndarray, " frame"]], rate: int, target: int
-) -> Iterator[Float32[np.ndarray, " sample"]]:
+    blocks: Iterable[Float32[np.ndarray, " _"]], rate: int, target: int
+) -> Iterator[Float32[np.ndarray, " _"]]:
     """The whole recording, block by block: never more of it in memory than a block."""
     down, up = ratio(rate, target)
     if down == up:

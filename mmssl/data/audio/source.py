@@ -142,7 +142,7 @@ class AudioSource(FileSource):
         found = resample_segment(fetch, header.frames, header.rate, sample_rate, start, stop)
         return np.clip(found, -1, 1)
 
-    def stream(self, index: int, header: Header, sample_rate: int) -> Iterator[Float32[np.ndarray, " sample"]]:
+    def stream(self, index: int, header: Header, sample_rate: int) -> Iterator[Float32[np.ndarray, " _"]]:
         """A whole recording at ``sample_rate``, some of it at a time, clipped to [-1, 1]. Raises MediaError."""
         mixed = (decode.mix(block) for block in decode.blocks(self.extent(index), header, self.limits))
         for block in resample_blocks(mixed, header.rate, sample_rate):

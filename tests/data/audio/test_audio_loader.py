@@ -132,7 +132,7 @@ def test_frozen_batches_are_fixed_and_stable(speech: Path) -> None:
     assert all(batch["audio"].numel() <= 64_000 for batch in first)
     few = [id for batch in loader.frozen(most_seconds=loader.seconds / 2) for id in batch["id"].tolist()]
     assert set(few) == set(loader.pieces.id[::2].tolist())
-    with pytest.raises(UserError, match="batch seconds 1 are fewer than the 1.5"):
+    with pytest.raises(UserError, match=r"batch seconds 1 are fewer than the 1\.5"):
         next(loader.frozen(batch_seconds=1.0))
 
 
