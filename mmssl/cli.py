@@ -63,7 +63,7 @@ def reveal(
     Args:
         run: Run folder.
         data: Pictures, texts or recordings to use; by default the run's own held-out ones.
-        out: PNG or HTML file to write; by default in RUN/reveal.
+        out: File to write, .png for pictures, .html for texts and recordings; by default in RUN/reveal.
         count: Number of pictures, texts or recordings.
         first: Start at this one.
     """
@@ -158,3 +158,7 @@ def main(arguments: list[str] | None = None) -> None:
             args=arguments,
             description="Look at data, and read what recipes wrote.",
         )
+
+
+if __name__ == "__main__":
+    main()

@@ -9,15 +9,22 @@ INTERRUPTED = 130
 """Exit code after Ctrl-C, as shells have it (128 + SIGINT): saved, but not finished."""
 
 
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+"""Error numbers of a disk, or of somebody's share of it, that takes no more."""
+FORBIDDEN = (errno.EACCES, errno.EPERM, errno.EROFS)
+"""Error numbers of what may not be read or written."""
+
+
 class UserError(ValueError):
     """Something the user can put right. The message names the file or value and says what to do."""
 
 
 @contextmanager
 def one_sentence_errors() -> Iterator[None]:
-    """Wrap a command's main: a :class:`UserError` or a full disk ends it with one sentence and exit code 2.
+    """Wrap a command's main: what the user can put right ends it with one sentence and exit code 2.
 
-    Every other exception is a bug of ours and keeps its traceback.
+    That is a :class:`UserError`, a full disk, and what may not be read or written. Every other exception is a bug of
+    ours and keeps its traceback.
     """
     try:
         yield
@@ -28,8 +35,12 @@ def one_sentence_errors() -> Iterator[None]:
         print("interrupted", file=sys.stderr)
         raise SystemExit(INTERRUPTED) from None
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EROFS, errno.EPERM):
+        if error.errno in FULL:
+            remedy = "free some space or choose another place to write to"
+        elif error.errno in FORBIDDEN:
+            remedy = "change its permissions or choose another place"
+        else:
             raise
         where = f" ({error.filename})" if error.filename else ""
-        print(f"error: {error.strerror}{where}: free some space or choose another place to write to", file=sys.stderr)
+        print(f"error: {error.strerror}{where}: {remedy}", file=sys.stderr)
         raise SystemExit(2) from None

@@ -59,6 +59,7 @@ def pretrain(config: Config) -> Path:
     """Run the recipe; returns the run folder."""
     device = choose_device(config.device)
     run = RunFolder(config.out, config.keep_checkpoints)
+    run.check(config.resume)
 
     # predictor
     model = starting_model(config, run, describe_model(config))

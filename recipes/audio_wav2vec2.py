@@ -80,6 +80,7 @@ def pretrain(config: Config) -> Path:
     """Run the recipe; returns the run folder."""
     device = choose_device(config.device)
     run = RunFolder(config.out, config.keep_checkpoints)
+    run.check(config.resume)
     if config.warmup_steps is None:
         config = replace(config, warmup_steps=max(1, round(0.1 * config.steps)))
 

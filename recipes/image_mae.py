@@ -42,6 +42,8 @@ narrower encoders it is our choice."""
 class Config(RunConfig):
     """Pretrain a masked autoencoder on a folder of photos."""
 
+    preset: str = "nano"
+    """Size of the model: nano, tiny, small, base or large."""
     image_size: tuple[int, ...] | None = None
     """Pixels: one number, or height and width. Default: from the data."""
     patch_size: tuple[int, ...] | None = None
@@ -65,6 +67,11 @@ class Config(RunConfig):
     cache: Literal["auto", "memory", "none"] = "auto"
     """Keep decoded pictures in memory; auto does where they fit."""
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.channels < 1 or self.validation_images < 1:
+            raise UserError("--channels and --validation-images must be at least 1")
+
 
 def describe_model(
     config: Config, size: tuple[int, int], patch: tuple[int, int], loader: ImageLoader
@@ -81,7 +88,11 @@ def describe_model(
         mask_fraction=config.mask_fraction,
         sampler=config.sampler,
         target=config.target,
-        decoded_fraction=config.decoded_fraction or default_decoded(size, patch, config.mask_fraction),
+        decoded_fraction=(
+            default_decoded(size, patch, config.mask_fraction)
+            if config.decoded_fraction is None
+            else config.decoded_fraction
+        ),
         channels=config.channels,
         mean=tuple(mean.tolist()),
         std=tuple(std.tolist()),
@@ -122,6 +133,7 @@ def pretrain(config: Config) -> Path:
     if config.preset not in PRESETS:
         raise UserError(f"--preset {config.preset} is unknown: choose one of {', '.join(PRESETS)}")
     run = RunFolder(config.out, config.keep_checkpoints)
+    run.check(config.resume)
 
     # data
     train_images, val_images = split_images(config.data, config.channels)

@@ -59,6 +59,10 @@ MOST_BIGRAMS = 2**18
 class Config(RunConfig):
     """Pretrain a BERT on a folder of texts."""
 
+    data: str
+    """Folder, file or tar file with texts; see `mmssl inspect DATA`."""
+    preset: str = "nano"
+    """Size of the model: nano, bert_tiny, bert_mini, bert_small, bert_medium, bert_base or bert_large."""
     more_data: tuple[str, ...] = ()
     """More folders and files with texts, beside --data."""
     tokenizer: str = "wordpiece"
@@ -83,6 +87,10 @@ class Config(RunConfig):
     """At most about this many tokens of held-out text are used for validation."""
     batch_size: int = 64
     """Sequences of max-length an optimizer step, over all micro-batches; shorter ones are more."""
+    workers: int = 2
+    """Without effect here: texts are tokenized once, before training, and read from memory-mapped files."""
+    init: str | None = None
+    """Start from weights in this folder, with their tokenizer: a run, or a transformers BERT."""
     steps: int = 3000
     """Optimizer steps."""
     mask_fraction: float = 0.3
@@ -92,20 +100,27 @@ class Config(RunConfig):
     betas: tuple[float, float] = (0.9, 0.98)
     """AdamW's betas (Liu et al. 2019, RoBERTa, section 3.1)."""
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.validation_tokens < 1:
+            raise UserError(f"--validation-tokens must be at least 1, got {self.validation_tokens}")
+
 
 def choose_tokenizer(config: Config, run: RunFolder, texts: TextSource) -> TextTokenizer:
     """The run's own when it goes on, that of --init, that of a folder, or one trained on the data."""
     if config.resume and (run.model / "tokenizer.json").is_file():
         return TextTokenizer.load(run.model)
     if config.init:
-        if config.tokenizer != Config.tokenizer or config.vocabulary_size is not None:
-            raise UserError("--init brings its own tokenizer: leave out --tokenizer and --vocabulary-size")
+        if (config.tokenizer, config.vocabulary_size, config.lowercase) != (Config.tokenizer, None, None):
+            raise UserError(
+                "--init brings its own tokenizer: leave out --tokenizer and --vocabulary-size, and --lowercase"
+            )
         return initial_tokenizer(config.init)
     if config.tokenizer not in ("wordpiece", "bpe"):
         if config.vocabulary_size is not None or config.lowercase is not None:
             raise UserError("--vocabulary-size and --lowercase are for a tokenizer that is trained: leave them out")
         return load_tokenizer(config.tokenizer)
-    wanted = config.vocabulary_size or PRESETS[config.preset][1]
+    wanted = PRESETS[config.preset][1] if config.vocabulary_size is None else config.vocabulary_size
     tokenizer = train_tokenizer(texts, config.tokenizer, wanted, lowercase=config.lowercase)
     if tokenizer.vocabulary_size < wanted:
         print(f"note       the data supports {tokenizer.vocabulary_size} tokens, fewer than the {wanted} asked for")
@@ -140,6 +155,7 @@ def pretrain(config: Config) -> Path:
     if config.preset not in PRESETS:
         raise UserError(f"--preset {config.preset} is unknown: choose one of {', '.join(PRESETS)}")
     run = RunFolder(config.out, config.keep_checkpoints)
+    run.check(config.resume)
 
     # data
     where = [config.data, *config.more_data]

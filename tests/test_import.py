@@ -1,7 +1,10 @@
 """Importing is cheap, and nothing heavy is needed before it is used."""
 
+import runpy
 import subprocess
 import sys
+
+import pytest
 
 HEAVY = ("torchvision", "timm", "transformers", "PIL", "matplotlib", "datasets", "tyro", "rich")
 OPTIONAL = ("torchvision", "timm", "transformers", "datasets")
@@ -50,3 +53,11 @@ for name in names:
 assert len(names) > 30, names
 """
     assert run(program) == ""
+
+
+def test_the_command_also_runs_as_a_module(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["mmssl", "--help"])
+    monkeypatch.delitem(sys.modules, "mmssl.cli", raising=False)
+    with pytest.raises(SystemExit, match="0"):
+        runpy.run_module("mmssl.cli", run_name="__main__")
+    assert "inspect" in capsys.readouterr().out

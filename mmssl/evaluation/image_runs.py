@@ -28,7 +28,8 @@ def split_images(
     splits = open_images(data, channels=channels).splits
     name = next((name for name in held_out if name in splits), None)
     if name is None or "train" not in splits:
-        raise UserError(f"{data} needs a train and a val (or test) part, it has {', '.join(splits) or 'none'}")
+        have = ", ".join(f"{count} in {part}" for part, count in splits.items()) or "none"
+        raise UserError(f"{data} needs pictures in train and in val (or test), it has {have}: add some")
     return open_images(data, split="train", channels=channels), open_images(data, split=name, channels=channels)
 
 
@@ -67,4 +68,6 @@ def probe_labelled(
     for source in split_images(data, predictor.config.channels, held_out=("test", "val")):
         loader = frozen_loader(source, predictor, WORKERS)
         parts.append(LabelledSet(lambda loader=loader: loader.frozen(256), *source.labels(label)))
+        if len(parts[-1].names) < 2:
+            raise UserError(f"{data} has a single class: a probe needs pictures of at least two")
     return probe(predictor, *parts, label=label, **settings)

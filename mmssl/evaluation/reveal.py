@@ -8,6 +8,8 @@ import numpy as np
 from jaxtyping import Float
 from torch import Tensor
 
+from mmssl.errors import UserError
+
 if TYPE_CHECKING:
     from mmssl.predictors.base import Batch, Predictor
 
@@ -26,6 +28,8 @@ def draw_reveal(panels: Mapping[str, Float[Tensor, "batch channel height width"]
     """
     from PIL import Image, ImageDraw, ImageFont
 
+    if file.suffix.lower() != ".png":
+        raise UserError(f"{file} is not named as a picture: give it the ending .png")
     pictures = {name: _displayable(panels[name]) for name in COLUMNS}
     count, height, width, _ = pictures["original"].shape
     zoom = max(1, -(-SHORTEST_SIDE // min(height, width)))

@@ -111,8 +111,8 @@ def print_guesses(text: str, guesses: Sequence[Guesses]) -> None:
     for number, row in enumerate(guesses, 1):
         table = Table.grid(padding=(0, 2))
         for name, share in row:
-            table.add_row(f"{share:6.1%}", name.strip())
-        text = text.replace("[MASK]", row[0][0].removeprefix("##").strip(), 1)
+            table.add_row(f"{share:6.1%}", _readable(name))
+        text = text.replace("[MASK]", _readable(row[0][0].removeprefix("##")), 1)
         console.print(f"[MASK] {number}" if len(guesses) > 1 else "[MASK]")
         console.print(table)
     console.print(text)
@@ -157,13 +157,21 @@ def summary(texts: Sequence[Sequence[Token]]) -> str:
 
 
 def _plain(token: Token) -> str:
-    return token.text.removeprefix("##").strip() or token.text
+    """As part of a text, whose line ends stay."""
+    text = token.text.removeprefix("##").strip() or token.text
+    return text if text.isspace() else _readable(text)
+
+
+def _readable(token: str) -> str:
+    """A token by itself: without spaces around it, and what cannot be seen or could steer a terminal spelled out."""
+    text = token.strip(" ") or "\N{OPEN BOX}"
+    return "".join(character if character.isprintable() else repr(character)[1:-1] for character in text)
 
 
 def _guess_line(number: int, token: Token) -> str:
     verdict = {1: "hit", None: "miss"}.get(token.rank, f"{token.rank}. guess")
-    guesses = "  ".join(f"{name.strip()} {share:.0%}" for name, share in token.guesses)
-    return f"  {number:>3} {token.text.strip():<16} {verdict:<9} {guesses}"
+    guesses = "  ".join(f"{_readable(name)} {share:.0%}" for name, share in token.guesses)
+    return f"  {number:>3} {_readable(token.text):<16} {verdict:<9} {guesses}"
 
 
 def write_texts(texts: Sequence[Sequence[Token]], caption: str, file: Path) -> Path:
@@ -216,11 +224,11 @@ def _page(texts: Sequence[Sequence[Token]], caption: str) -> str:
             kind = {1: "hit", None: "miss"}.get(token.rank, "near")
             parts.append(f'<mark class="{kind}">{escape(_plain(token))}<sup>{number}</sup></mark>')
             guesses = "".join(
-                f"<td>{'<b class=right>' if name == token.text else ''}{escape(name.strip())}"
+                f"<td>{'<b class=right>' if name == token.text else ''}{escape(_readable(name))}"
                 f"{'</b>' if name == token.text else ''} <small>{share:.0%}</small></td>"
                 for name, share in token.guesses
             )
-            rows.append(f'<tr><td class="n">{number}</td><td><i>{escape(token.text.strip())}</i></td>{guesses}</tr>')
+            rows.append(f'<tr><td class="n">{number}</td><td><i>{escape(_readable(token.text))}</i></td>{guesses}</tr>')
         parts.append(f"</p><table>{''.join(rows)}</table></article>")
     parts.append("</body></html>\n")
     return "".join(parts)

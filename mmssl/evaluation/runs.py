@@ -47,8 +47,10 @@ def probe_run(
 
     ``voices`` says which speakers of recordings are held out, ``settings`` are those of
     :func:`mmssl.evaluation.probes.probe` that a user chooses.
-    Raises UserError where there are no probes for the kind of run, and for what is wrong with the data.
+    Raises UserError where there are no probes for the kind of run, where ``out`` is a file, and for what is wrong with
+    the data.
     """
+    _check_folder(out)
     predictor = _loaded(run)
     modality = _modality(run, predictor)
     if voices:
@@ -75,13 +77,19 @@ def transcribe_run(
 
     ``unit``, ``seeds``, ``voices`` are those of :func:`mmssl.evaluation.audio_runs.probe_transcripts`.
     """
-    predictor = _of_recordings(run, _loaded(run), {"transcribe": unit, **voices})
     from mmssl.evaluation.audio_runs import probe_transcripts
     from mmssl.evaluation.ctc_report import print_ctc_report, save_ctc_report
 
+    _check_folder(out)
+    predictor = _of_recordings(run, _loaded(run), {"transcribe": unit, **voices})
     report = probe_transcripts(predictor, data, label, unit=unit, seeds=seeds, say=_say, **voices)
     print_ctc_report(report)
     print(save_ctc_report(report, out))
+
+
+def _check_folder(out: Path) -> None:
+    if out.exists() and not out.is_dir():
+        raise UserError(f"--out {out} is a file: choose a folder, which is made if missing")
 
 
 def _loaded(run: Path) -> Predictor:

@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from mmssl.errors import UserError
+from mmssl.errors import FULL, UserError
 
 Batch = Mapping[str, Tensor]
 """Tensors of a batch by name. ``id`` and ``epoch``, int64 ``[batch]``, are always there."""
@@ -139,7 +139,7 @@ def write_safetensors(file: Path, tensors: Mapping[str, Tensor], metadata: Mappi
             os.fsync(stream.fileno())
         os.replace(staged, file)
     except SafetensorError as error:  # it hides the error number of a full disk in its text
-        number = next((n for n in (errno.ENOSPC, errno.EFBIG, errno.EDQUOT) if os.strerror(n) in str(error)), errno.EIO)
+        number = next((n for n in FULL if os.strerror(n) in str(error)), errno.EIO)
         raise OSError(number, os.strerror(number), str(file)) from None
     finally:
         staged.unlink(missing_ok=True)

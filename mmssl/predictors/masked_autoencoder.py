@@ -82,7 +82,10 @@ class MaskedAutoencoderConfig:
         if self.target == "normalized_pixels" and self.channels * self.patch_size[0] * self.patch_size[1] < 2:
             raise UserError("a patch of one value cannot be normalised within itself: choose target pixels")
         if min(self.std) <= 0:
-            raise UserError(f"std must be positive, got {self.std}: are all pictures the same colour?")
+            raise UserError(
+                f"std must be positive, got {self.std}: a channel that is the same in all pictures, such as the "
+                "transparency of opaque ones, has nothing to predict, so choose fewer channels"
+            )
 
     @property
     def grid(self) -> tuple[int, int]:

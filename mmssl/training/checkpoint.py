@@ -126,12 +126,10 @@ class Checkpoints:
 
         Raises UserError naming the file that is cut, damaged or missing, and what can be resumed from instead.
         """
-        state = read_json(path / "state.json")
+        state = self._read_state(path)
         for name, digest in state["sha256"].items():
             if not (path / name).is_file() or _digest(path / name) != digest:
-                others = [s for s in self.steps() if self.path(s) != path]
-                remedy = f"delete {path} to resume from step {others[-1]}" if others else "start the run again"
-                raise UserError(f"{path / name} is cut or damaged: {remedy}")
+                raise self._damaged(path / name)
         weights = read_safetensors(path / "model.safetensors")
         try:
             model.load_state_dict(weights)
@@ -144,3 +142,17 @@ class Checkpoints:
         if "cuda" in random and torch.cuda.is_available():
             torch.cuda.set_rng_state(random["cuda"])
         return state
+
+    def _read_state(self, path: Path) -> dict[str, Any]:
+        try:
+            state = read_json(path / "state.json")
+        except UserError:
+            raise self._damaged(path / "state.json") from None
+        if "sha256" not in state:
+            raise self._damaged(path / "state.json")
+        return state
+
+    def _damaged(self, file: Path) -> UserError:
+        others = [step for step in self.steps() if self.path(step) != file.parent]
+        remedy = f"delete {file.parent} to resume from step {others[-1]}" if others else "start the run again"
+        return UserError(f"{file} is cut or damaged: {remedy}")

@@ -79,6 +79,10 @@ class RunConfig:
             )
         if self.learning_rate is not None and not self.learning_rate > 0:
             raise UserError(f"--learning-rate must be positive, got {self.learning_rate}")
+        if self.warmup_steps is not None and self.warmup_steps < 0:
+            raise UserError(f"--warmup-steps cannot be negative, got {self.warmup_steps}")
+        if not all(0 <= beta < 1 for beta in self.betas):
+            raise UserError(f"--betas must lie between 0 and 1, as in 0.9 0.95, got {self.betas[0]} {self.betas[1]}")
         if self.workers < 0 or self.clip < 0 or self.weight_decay < 0 or self.checkpoint_minutes <= 0:
             raise UserError("--workers, --clip and --weight-decay cannot be negative, --checkpoint-minutes not 0")
         if not 0 < self.mask_fraction < 1:

@@ -23,15 +23,25 @@ P = TypeVar("P")
 
 
 def parse_flags(config_class: type[C], arguments: Sequence[str] | None = None) -> C:
-    """Command line to config. With ``--resume``, flags not given are those of the run in ``--out``."""
+    """Command line to config. With ``--resume``, flags not given are those of the run in ``--out``.
+
+    Raises UserError where that run was made by a recipe with other flags.
+    """
     import tyro
 
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     default: Any = tyro.MISSING_NONPROP
     out = _value_of("--out", arguments)
     if "--resume" in arguments and out and (Path(out) / "config.json").is_file():
-        saved = read_json(Path(out) / "config.json")["config"]
-        default = from_dict(config_class, saved, f"{out}/config.json")
+        saved = read_json(Path(out) / "config.json")
+        try:
+            default = from_dict(config_class, saved.get("config", {}), f"{out}/config.json")
+        except UserError as error:
+            name = saved.get("predictor", {}).get("predictor", "no predictor")
+            raise UserError(
+                f"{out} holds a run of another recipe, with a {name} ({error}): resume it with that recipe, or correct "
+                "--out"
+            ) from None
     config = tyro.cli(config_class, args=arguments, default=default, description=config_class.__doc__)
     return dataclasses.replace(config, out=Path(config.out))
 
@@ -81,23 +91,30 @@ class RunFolder:
         saved.pop("predictor", None)
         return from_dict(config_class, saved, str(self.config_file))
 
+    def check(self, resume: bool) -> Path | None:
+        """Before any data is read: the checkpoint to resume from, or None.
+
+        Raises UserError where ``path`` is a file, where a run is there already and ``resume`` was not asked for, or
+        where there is nothing to resume.
+        """
+        if self.path.exists() and not self.path.is_dir():
+            raise UserError(f"--out {self.path} is a file: choose a folder, which is made if missing")
+        newest = self.checkpoints.latest()
+        if newest is not None and not resume:
+            raise UserError(f"{self.path} already holds a run: add --resume to continue it, or choose another --out")
+        if newest is None and resume and not self.config_file.is_file():
+            raise UserError(f"{self.path} holds no run to resume: leave out --resume, or correct --out")
+        return newest
+
     def start(self, config: RunConfig, predictor: dict[str, Any], data: dict[str, Any]) -> Path | None:
         """Open the folder for a new run, or for resuming; returns the checkpoint to resume from.
 
-        Raises UserError where a run is there already and ``resume`` was not asked for, where there is nothing to
-        resume, or where what is learned would differ from the run that is there: the differences are listed.
+        Raises UserError for what :meth:`check` refuses, where the folder cannot be made, or where what is learned
+        would differ from the run that is there: the differences are listed.
         """
-        newest = self.checkpoints.latest()
+        newest = self.check(config.resume)
         described = {"config": _plain(to_dict(config)), "predictor": _plain(predictor), "data": _plain(data)}
-        if not config.resume:
-            if newest is not None:
-                raise UserError(
-                    f"{self.path} already holds a run: add --resume to continue it, or choose another --out"
-                )
-        elif newest is None:
-            if not self.config_file.is_file():
-                raise UserError(f"{self.path} holds no run to resume: leave out --resume, or correct --out")
-        else:
+        if newest is not None:
             differences = _differences(read_json(self.config_file), described)
             if differences:
                 raise UserError(
@@ -105,7 +122,10 @@ class RunFolder:
                     + "\n  ".join(differences)
                     + "\ngive the same settings, or choose another --out"
                 )
-        self.path.mkdir(parents=True, exist_ok=True)
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(f"--out {self.path} cannot be made ({error.strerror}): choose another folder") from None
         described |= {"command": shlex.join(sys.argv), "versions": _versions(), "git": _git_state()}
         replace_file(self.config_file, json.dumps(described, indent=2) + "\n")
         return newest

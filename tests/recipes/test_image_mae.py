@@ -15,6 +15,7 @@ from PIL import Image
 from mmssl import cli
 from mmssl.errors import INTERRUPTED
 from mmssl.predictors import load_predictor
+from mmssl.predictors.masked_autoencoder import PRESETS
 from mmssl.training.journal import read_journal
 
 SHORT = ["--steps", "4", "--batch-size", "8", "--log-every", "2", "--validate-every", "4", "--workers", "0",
@@ -136,6 +137,8 @@ def test_interrupt_then_resume(recipe, world, tmp_path, capsys, monkeypatch):
         (["--device", "cuda:99"], "--device cuda:99 cannot be used here"),
         (["--image-size", "64", "--patch-size", "64"], "64x64"),
         (["--batch-size", "0"], "--batch-size must be at least 1"),
+        (["--decoded-fraction", "0"], "decoded_fraction must be above 0"),
+        (["--channels", "0"], "--channels and --validation-images must be at least 1"),
     ],
 )
 def test_impossible_flags_are_one_sentence(recipe, world, tmp_path, capsys, flags, words):
@@ -144,6 +147,12 @@ def test_impossible_flags_are_one_sentence(recipe, world, tmp_path, capsys, flag
     assert words in err
     assert "Traceback" not in err
     assert not (tmp_path / "run" / "checkpoints").exists()
+
+
+def test_help_names_every_preset(recipe, capsys):
+    code, out, _ = run(recipe.main, ["--help"], capsys)
+    assert code == 0
+    assert all(name in out for name in PRESETS)
 
 
 def test_misspelt_flag_suggests_the_right_one(recipe, world, tmp_path, capsys):
@@ -167,6 +176,46 @@ def test_data_mistakes(recipe, tmp_path, capsys):
         assert expected in err
         assert str(data) in err
         assert len(err.strip().splitlines()) == 1
+
+
+def test_the_run_folder_is_looked_at_before_the_data(recipe, finished, tmp_path, capsys):
+    nowhere = tmp_path / "missing"
+    for flags, words in (
+        (["--out", finished], "already holds a run"),
+        (["--out", tmp_path / "new", "--resume"], "no run to resume"),
+    ):
+        code, _, err = run(recipe.main, ["--data", nowhere, *flags], capsys)
+        assert code == 2
+        assert words in err
+
+
+def test_a_single_picture_is_too_few(recipe, world, tmp_path, capsys):
+    (tmp_path / "one").mkdir()
+    shutil.copy(next(world.rglob("*.png")), tmp_path / "one")
+    code, _, err = run(recipe.main, ["--data", tmp_path / "one", "--out", tmp_path / "run", *SHORT], capsys)
+    assert code == 2
+    assert "it has 1 in train: add some" in err
+
+
+def test_a_picture_is_written_as_png_only(finished, tmp_path, capsys):
+    code, _, err = run(cli.main, ["reveal", finished, "--out", tmp_path / "page.html"], capsys)
+    assert code == 2
+    assert "page.html is not named as a picture" in err
+
+
+def test_a_probe_refuses_a_single_class_and_a_file_to_write_into(finished, world, tmp_path, capsys):
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    files = sorted(world.rglob("*.png"))[:8]
+    for file in files:
+        shutil.copy(file, folder)
+    (folder / "labels.csv").write_text("file,kind\n" + "".join(f"{file.name},same\n" for file in files))
+    code, _, err = run(cli.main, ["probe", finished, "--data", folder], capsys)
+    assert code == 2
+    assert "has a single class" in err
+    code, _, err = run(cli.main, ["probe", finished, "--data", world, "--out", folder / "labels.csv"], capsys)
+    assert code == 2
+    assert "labels.csv is a file: choose a folder" in err
 
 
 def test_too_many_broken_files_stop_the_run(recipe, world, tmp_path, capsys):

@@ -8,8 +8,9 @@ import pytest
 
 from mmssl import cli
 from mmssl.errors import INTERRUPTED
-from mmssl.evaluation.reveal_text import Token, write_texts
+from mmssl.evaluation.reveal_text import Token, print_guesses, write_texts
 from mmssl.predictors import load_predictor
+from mmssl.predictors.masked_language_model import PRESETS
 from mmssl.training.journal import read_journal
 
 SHORT = ["--preset", "bert_tiny", "--vocabulary-size", "120", "--max-length", "32", "--steps", "4", "--batch-size", "8",
@@ -145,6 +146,16 @@ def test_pages_show_strangers_texts_as_text(tmp_path):
     assert "[bold]" in (tmp_path / "page.txt").read_text(encoding="utf-8")
 
 
+def test_tokens_that_cannot_be_seen_are_spelled_out(tmp_path, capsys):
+    """Byte-level vocabularies hold line ends, spaces and control characters."""
+    guesses = ((" the", 0.5), ("\n", 0.2), (" ", 0.1), ("\x1b", 0.1), ("é\\", 0.1))
+    write_texts([[Token("a", True, guesses), Token("\x1b[2J", True)]], "caption", tmp_path / "page.html")
+    print_guesses("say [MASK]", [guesses])
+    for text in (capsys.readouterr().out, *(file.read_text(encoding="utf-8") for file in tmp_path.iterdir())):
+        assert "\x1b" not in text
+        assert all(word in text for word in ("the", "\\n", "\\x1b", "\N{OPEN BOX}", "é\\"))
+
+
 @pytest.mark.parametrize(
     ("command", "words"),
     [
@@ -170,6 +181,9 @@ def test_mistakes_at_the_commands_are_one_sentence(finished, capsys, command, wo
         (["--max-length", "3"], "max_length must be at least 4"),
         (["--tokenizer", "nowhere"], "leave them out"),
         (["--vocabulary-size", "3"], "too small"),
+        (["--vocabulary-size", "0"], "too small"),
+        (["--validation-tokens", "0"], "--validation-tokens must be at least 1"),
+        (["--dropout", "3"], "dropout must be at least 0"),
         (["--init", "nowhere"], "leave out --tokenizer and --vocabulary-size"),
     ],
 )
@@ -180,12 +194,37 @@ def test_mistakes_in_flags_are_one_sentence(recipe, texts, tmp_path, capsys, fla
     assert "Traceback" not in err
 
 
+def test_help_names_every_preset(recipe, capsys):
+    code, out, _ = run(recipe.main, ["--help"], capsys)
+    assert code == 0
+    assert all(name in out for name in PRESETS)
+
+
 def test_a_missing_tokenizer_is_named(recipe, texts, tmp_path, capsys):
     flags = ["--data", texts, "--out", tmp_path / "run", "--steps", "4", "--tokenizer", tmp_path / "nowhere"]
     code, _, err = run(recipe.main, flags, capsys)
     assert code == 2
     assert str(tmp_path / "nowhere") in err
     assert "Traceback" not in err
+
+
+def test_weights_of_another_task_are_no_start(recipe, texts, tmp_path, capsys):
+    for name in ("config.json", "model.safetensors"):
+        (tmp_path / name).write_text(json.dumps({"predictor": "masked_autoencoder"}))
+    flags = ["--data", texts, "--out", tmp_path / "run", "--steps", "4", "--init", tmp_path]
+    code, _, err = run(recipe.main, flags, capsys)
+    assert code == 2
+    assert "is a masked_autoencoder, not an encoder of texts" in err
+
+
+def test_a_run_of_another_recipe_is_not_resumed(finished, capsys):
+    from scripts import ROOT, load_script
+
+    before = (finished / "config.json").read_bytes()
+    code, _, err = run(load_script(ROOT / "recipes" / "image_mae.py").main, ["--out", finished, "--resume"], capsys)
+    assert code == 2
+    assert "holds a run of another recipe, with a masked_language_model" in err
+    assert (finished / "config.json").read_bytes() == before
 
 
 def test_changed_texts_refuse_to_resume(recipe, texts, finished, tmp_path, capsys):

@@ -235,6 +235,15 @@ def test_an_existing_run_is_not_overwritten(tmp_path):
         train(tmp_path / "nothing", resume=True)
 
 
+def test_a_place_where_no_folder_can_be_is_refused(tmp_path):
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(UserError, match="file is a file: choose a folder"):
+        train(tmp_path / "file")
+    with pytest.raises(UserError, match="cannot be made"):
+        train(tmp_path / "file" / "run")
+    assert (tmp_path / "file").read_text() == "mine"
+
+
 def test_not_a_number_names_step_samples_and_checkpoint(tmp_path):
     trainer, checkpoint = make_trainer(Config(out=tmp_path / "run", **DEFAULTS))
     original = trainer.data.batches
@@ -268,6 +277,11 @@ def test_damaged_checkpoints(tmp_path):
         with pytest.raises(
             UserError, match=r"model\.safetensors is cut or damaged: delete .*step-00000012 to resume from step 8"
         ):
+            train(run, resume=True)
+    file.write_bytes(whole)
+    for broken in ('{"step": 1', "{}"):
+        (newest / "state.json").write_text(broken)
+        with pytest.raises(UserError, match=r"state\.json is cut or damaged: delete .* to resume from step 8"):
             train(run, resume=True)
     shutil.rmtree(newest)
     train(run, resume=True)
@@ -334,6 +348,8 @@ def test_torn_journal_line_is_dropped_and_damage_is_named(tmp_path):
         ({"batch_size": 8, "accumulation": 3}, "cannot be split into 3"),
         ({"learning_rate": -1.0}, "--learning-rate must be positive"),
         ({"mask_fraction": 1.0}, "--mask-fraction must lie between 0 and 1"),
+        ({"betas": (0.9, 1.0)}, "--betas must lie between 0 and 1"),
+        ({"warmup_steps": -1}, "--warmup-steps cannot be negative"),
     ],
 )
 def test_impossible_settings_are_refused(tmp_path, changes, words):

@@ -25,13 +25,12 @@ from jaxtyping import Int64, Shaped, UInt8
 
 from mmssl.data.text.source import TextSource, document_name
 from mmssl.data.text.tokenizer import TextTokenizer
-from mmssl.errors import UserError
+from mmssl.errors import FULL, UserError
 
 FORMAT = 1
 """Raised whenever the same source and tokenizer would give other files than before."""
 _BATCH_CHARACTERS = 2**20
 _STALE_SECONDS = 24 * 3600
-_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def default_folder() -> Path:
@@ -104,7 +103,7 @@ def open_cache(
         try:
             _build(source, tokenizer, target, progress)
         except OSError as error:
-            why = "the disk is full" if error.errno in _FULL else f"it cannot be written ({error.strerror or error})"
+            why = "the disk is full" if error.errno in FULL else f"it cannot be written ({error.strerror or error})"
             raise UserError(
                 f"{parent}, where tokens are kept, cannot take those of {source.name}: {why}; "
                 "free some space or set MMSSL_CACHE to another folder"

@@ -6,6 +6,8 @@ from jaxtyping import Float64, Int64
 from mmssl.data.text.cache import TokenCache
 
 _CHUNK = 2**22
+MOST_HELD = 2**23
+"""Pairs that are counted at a time, in 128 MB: many times those that are asked for, so what is forgotten was rare."""
 
 
 def count_tokens(cache: TokenCache) -> Float64[np.ndarray, " vocabulary"]:
@@ -22,7 +24,8 @@ def count_pairs(
 ) -> tuple[Int64[np.ndarray, " pair"], Int64[np.ndarray, " pair"], Int64[np.ndarray, " pair"]]:
     """The most frequent pairs of neighbors that no piece's beginning separates; (left, right, count).
 
-    Memory grows with the number of different pairs, not with that of tokens.
+    Memory is bounded: where there are more than ``MOST_HELD`` different pairs, the rarer ones are forgotten each time,
+    and counted from zero if they come again.
     """
     size = cache.tokenizer.vocabulary_size
     usable = np.ones(size, bool)
@@ -36,6 +39,9 @@ def count_pairs(
         found, number = np.unique((tokens[:-1] * size + tokens[1:])[together], return_counts=True)
         keys, inverse = np.unique(np.concatenate((keys, found)), return_inverse=True)
         counts = np.bincount(inverse, np.concatenate((counts, number)), minlength=len(keys)).astype(np.int64)
+        if len(keys) > MOST_HELD:
+            kept = np.sort(np.argsort(-counts, kind="stable")[: MOST_HELD // 2])
+            keys, counts = keys[kept], counts[kept]
     # keys ascend, and a stable sort keeps them so among equal counts
     order = np.argsort(-counts, kind="stable")[:most]
     return keys[order] // size, keys[order] % size, counts[order]

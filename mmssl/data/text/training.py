@@ -1,5 +1,6 @@
 """Train a tokenizer on the documents at hand: WordPiece or byte-level BPE."""
 
+import re
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -14,6 +15,10 @@ if TYPE_CHECKING:
 Kind = Literal["wordpiece", "bpe"]
 MOST_CHARACTERS = 1000
 """Of a WordPiece alphabet: the most frequent; words with others become unknown."""
+LONGEST_WORD = 1000
+"""Characters of a word that training looks at. It holds every distinct word in memory, at some 50 bytes a character:
+megabytes without a space (base64, sequences of DNA) would cost gigabytes and teach no vocabulary."""
+_LONGER = re.compile(rf"(\b\w{{{LONGEST_WORD}}})\w+")
 _SPECIAL = [SPELLINGS[role][0] for role in ROLES]
 _LEAST = {"wordpiece": len(_SPECIAL) + 1, "bpe": len(_SPECIAL) + 256}
 
@@ -90,8 +95,13 @@ def _train_wordpiece(documents: Iterable[str], vocabulary_size: int, lower: bool
         vocab_size=vocabulary_size, show_progress=False, special_tokens=[*_SPECIAL, *alphabet, *inner],
         limit_alphabet=len(alphabet), initial_alphabet=alphabet,
     )  # fmt: skip
-    tokenizer.train_from_iterator(iter(documents), trainer)
+    tokenizer.train_from_iterator(_shortened(documents), trainer)
     return _wordpiece(models.WordPiece(tokenizer.get_vocab(), unk_token="[UNK]", max_input_chars_per_word=100), lower)
+
+
+def _shortened(documents: Iterable[str]) -> Iterator[str]:
+    """The documents with the beginning alone of very long words."""
+    return (_LONGER.sub(r"\1", text) for text in documents)
 
 
 def _counted(documents: Iterable[str], lower: bool, counts: np.ndarray) -> Iterator[str]:
@@ -99,7 +109,7 @@ def _counted(documents: Iterable[str], lower: bool, counts: np.ndarray) -> Itera
 
     # one of its own: the tokenizer's is locked while it trains, and asking it would wait for ever
     normalizer = normalizers.BertNormalizer(lowercase=lower)
-    for text in documents:
+    for text in _shortened(documents):
         normal = normalizer.normalize_str(text)
         codes = np.frombuffer(normal.encode("utf-32-le"), np.uint32)
         used = np.bincount(codes)
@@ -119,7 +129,7 @@ def _train_bpe(documents: Iterable[str], vocabulary_size: int, lower: bool) -> "
         vocab_size=vocabulary_size, show_progress=False, special_tokens=_SPECIAL, min_frequency=2,
         initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
     )  # fmt: skip
-    tokenizer.train_from_iterator(iter(documents), trainer)
+    tokenizer.train_from_iterator(_shortened(documents), trainer)
     if tokenizer.get_vocab_size() == _LEAST["bpe"] and not any(True for _ in documents):
         raise UserError("there is no text to train a tokenizer on: the documents are empty")
     return tokenizer

@@ -71,9 +71,15 @@ def read_text_checkpoint(where: str | Path) -> TextCheckpoint:
     raise UserError(f"{folder / 'config.json'} is neither mmssl's nor transformers': give a folder that is")
 
 
+def refuse_other_tasks(path: Path, config: Mapping[str, Any]) -> None:
+    """Raises UserError where ``config``, of a run of ours, is that of another predictor."""
+    name = config.get("predictor", "masked_language_model")
+    if name != "masked_language_model":
+        raise UserError(f"{path} is a {name}, not an encoder of texts: give a masked_language_model")
+
+
 def _our_checkpoint(path: Path, data: dict[str, Any], weights: Weights) -> TextCheckpoint:
-    if data["predictor"] != "masked_language_model":
-        raise UserError(f"{path} is a {data['predictor']}, not an encoder of texts: give a masked_language_model")
+    refuse_other_tasks(path, data)
     data = {key: value for key, value in data.items() if key != "predictor"}
     config = from_dict(MaskedLanguageModelConfig, data, f"{path}: config.json")
     learned = {name: tensor for name, tensor in weights.items() if not name.startswith(STATISTICS)}

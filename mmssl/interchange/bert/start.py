@@ -4,8 +4,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from mmssl.config import read_json
 from mmssl.errors import UserError
-from mmssl.interchange.bert.checkpoint import LOADER, STATISTICS, read_text_checkpoint
+from mmssl.interchange.bert.checkpoint import LOADER, STATISTICS, read_text_checkpoint, refuse_other_tasks
 from mmssl.interchange.bert.names import HEAD
 from mmssl.interchange.trunk import check_trunk, taken_over
 from mmssl.interchange.weights import find_model, load_strictly
@@ -18,11 +19,13 @@ if TYPE_CHECKING:
 def initial_tokenizer(where: str | Path) -> "TextTokenizer":
     """The tokenizer that belongs to the weights in ``where``: a run, a transformers folder, or a name on the hub.
 
-    Raises UserError where there is none, or none with a mask token.
+    Raises UserError where there is none, or none with a mask token, or where ``where`` is a run on something else.
     """
     from mmssl.data.text.tokenizer import TextTokenizer
 
-    _, folder, _ = find_model(where, LOADER)
+    path, folder, _ = find_model(where, LOADER)
+    if (folder / "config.json").is_file():
+        refuse_other_tasks(path, read_json(folder / "config.json"))
     return TextTokenizer.load(folder)
 
 

@@ -10,6 +10,7 @@ from text_files import document_tokens, sentences, small_cache, small_tokenizer,
 
 from mmssl.data.text import TextLoader, open_cache, open_texts
 from mmssl.data.text import cache as cache_module
+from mmssl.data.text import counts as counts_module
 from mmssl.data.text.pieces import cut_pieces
 from mmssl.errors import UserError
 
@@ -116,6 +117,19 @@ def test_counts_against_brute_force(loader: TextLoader, monkeypatch: pytest.Monk
     expected = sorted(pairs.items(), key=lambda item: (-item[1], item[0]))[:40]
     left, right, count = loader.bigrams(40)
     assert [((a, b), n) for a, b, n in zip(left.tolist(), right.tolist(), count.tolist(), strict=True)] == expected
+
+
+def test_pairs_are_counted_in_bounded_memory(loader: TextLoader, monkeypatch: pytest.MonkeyPatch) -> None:
+    left, right, count = loader.bigrams(10**6)
+    exact = dict(zip(zip(left.tolist(), right.tolist(), strict=True), count.tolist(), strict=True))
+    monkeypatch.setattr(counts_module, "_CHUNK", 256)
+    assert all((a == b).all() for a, b in zip(loader.bigrams(10**6), (left, right, count), strict=True))
+    monkeypatch.setattr(counts_module, "MOST_HELD", 100)
+    few_left, few_right, few = loader.bigrams(10**6)
+    assert 0 < len(few) <= 100 < len(count)
+    found = dict(zip(zip(few_left.tolist(), few_right.tolist(), strict=True), few.tolist(), strict=True))
+    assert all(number <= exact[pair] for pair, number in found.items())
+    assert max(found.values()) == count[0]
 
 
 def test_where_long_documents_are_cut() -> None:

@@ -8,6 +8,7 @@ import pytest
 from text_files import sentences, small_tokenizer
 
 from mmssl.data.text import TextTokenizer, load_tokenizer, train_tokenizer
+from mmssl.data.text.training import LONGEST_WORD
 from mmssl.data.text.words import LINE, SENTENCE
 from mmssl.errors import UserError
 
@@ -42,6 +43,16 @@ def test_training_is_deterministic_across_processes(kind: str) -> None:
     runs = [subprocess.run(command, capture_output=True, text=True, check=True, timeout=120).stdout for _ in range(2)]
     assert len(set(runs)) == 1
     assert runs[0].strip() == train_tokenizer(sentences(300), kind, 320).digest  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("kind", ["wordpiece", "bpe"])
+def test_training_reads_the_beginning_of_very_long_words(kind: str) -> None:
+    """A line of megabytes without a space, of which every character would cost the library some 50 bytes."""
+    numbers = np.random.default_rng(0)
+    endless = ["".join(numbers.choice(list("abcdefgh"), 50_000)) for _ in range(3)]
+    found = train_tokenizer([*sentences(50), *endless], kind, 400)  # type: ignore[arg-type]
+    beginnings = [text[:LONGEST_WORD] for text in endless]
+    assert found.digest == train_tokenizer([*sentences(50), *beginnings], kind, 400).digest  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("kind", ["wordpiece", "bpe"])
