@@ -36,6 +36,12 @@ M = TypeVar("M", Wav2Vec2Config, BestRQConfig)
 class AudioConfig(RunConfig):
     """Flags of every recipe of recordings."""
 
+    data: str
+    """Folder, list, tar file or Hugging Face data set with recordings; see `mmssl inspect DATA`."""
+    preset: str = "nano"
+    """Size of the model: nano, small, base or large."""
+    init: str | None = None
+    """Start from weights in this folder: a run on recordings, or a wav2vec 2.0 of transformers."""
     more_data: tuple[str, ...] = ()
     """More folders and files with recordings, beside --data."""
     max_seconds: float = 15.0
@@ -63,6 +69,11 @@ class AudioConfig(RunConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if not 0 < self.min_seconds <= self.max_seconds or self.validation_seconds <= 0:
+            raise UserError(
+                "--min-seconds and --validation-seconds must be above 0, --max-seconds at least --min-seconds, got "
+                f"{self.min_seconds:g}, {self.validation_seconds:g} and {self.max_seconds:g}"
+            )
         if self.micro_batch_size < self.max_seconds:
             raise UserError(
                 f"a micro-batch of {self.micro_batch_size} s does not hold a piece of --max-seconds "

@@ -12,7 +12,9 @@ from mmssl.data.stores import TABLES, is_tar, open_folder
 from mmssl.data.text.files import BROKEN, is_text
 
 Kind = Literal["images", "text", "audio"]
-_WORDS = {"images": "pictures", "audio": "recordings", "text": "files of text"}
+_WORDS: dict[Kind, tuple[str, str]] = {
+    "images": ("picture", "pictures"), "audio": ("recording", "recordings"), "text": ("file of text", "files of text"),
+}  # fmt: skip
 _FIRST = 1000
 # files that go with a data set and are not data
 _BESIDE = ("readme", "license", *TABLES)
@@ -44,7 +46,7 @@ def kind_of(data: str | Path) -> tuple[Kind, str]:
     kind = max(counts, key=lambda name: counts[name])
     others = [name for name, count in counts.items() if count and name != kind]
     hint = f"; --kind {' or '.join(others)} looks at the others" if others else ""
-    said = ", ".join(f"{count:,} {_WORDS[name]}" for name, count in counts.items() if count) or "no files"
+    said = ", ".join(f"{count:,} {_WORDS[name][count > 1]}" for name, count in counts.items() if count) or "no files"
     return kind, f"{said}: looking at the {kind}{hint}"
 
 

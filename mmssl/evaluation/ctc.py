@@ -1,8 +1,8 @@
 """A probe that writes: a linear head on frozen frames, trained with CTC to spell or to name the words of a recording.
 
-Graves et al. 2006, "Connectionist Temporal Classification". As in SUPERB (Yang et al. 2021, section 3) the head sees a
-weighted sum of all layers, whose weights are trained with it, and the encoder stays as it is. Error rates are edits
-over the length of the truth, on recordings that were not trained on, beside an untrained encoder and log-mel frames.
+Graves et al. 2006, "Connectionist Temporal Classification". As in SUPERB (Yang et al. 2021) the head sees a weighted
+sum of all layers, whose weights are trained with it, and the encoder stays as it is. Error rates are edits over the
+length of the truth, on recordings that were not trained on, beside an untrained encoder and log-mel frames.
 """
 
 import dataclasses
@@ -30,6 +30,8 @@ from mmssl.training.optimizer import learning_rate_at
 FEW_WORDS = 100
 """Recordings with at most so many different words are transcribed by word, others by character."""
 BLANK = 0
+WINDOW = 0.25
+"""Seconds, about, that the head sees at a time. From a single frame of log-mel nobody can tell where a word begins."""
 
 
 @dataclass(frozen=True)
@@ -64,6 +66,8 @@ class Frozen:
 
     frames: list[Float[Tensor, "_ layer dim"]]
     ids: list[int]
+    window: int
+    """Frames that the head sees at a time, an odd number."""
 
 
 def probe_ctc(
@@ -92,15 +96,17 @@ def probe_ctc(
     untrained = [freshly_initialised(predictor, seed) for seed in range(seeds)]
     subjects = {PRETRAINED: [layers_of(predictor)] * seeds, UNTRAINED: [layers_of(model) for model in untrained]}
     subjects[RAW] = [log_mel_like(predictor)] * seeds
+    step = predictor.encoder.front_end.field_and_step[1] / predictor.sample_rate
+    window = 1 + 2 * round(WINDOW / 2 / step)
     errors: dict[str, tuple[float, ...]] = {}
-    notes = list(notes)
+    notes = [*notes, f"The head is linear in windows of {window} frames, {1000 * window * step:.0f} ms."]
     sizes = (0, 0)
     for name, encoders in subjects.items():
         rates, cached = [], None
         for seed, encode in enumerate(encoders):
             say(f"CTC head on {name}, seed {seed}")
             if cached is None or name == UNTRAINED:
-                cached = freeze(encode, train), freeze(encode, test)
+                cached = freeze(encode, train, window), freeze(encode, test, window)
             head = fit_head(cached[0], train.texts, tokens, chosen, predictor.device, seed, config)
             rates.append(error_rate(head, cached[1], test.texts, tokens, chosen))
             sizes = len(cached[0].ids), len(cached[1].ids)
@@ -166,13 +172,13 @@ def log_mel_like(predictor: AudioPredictor) -> Layers:
     return encode
 
 
-def freeze(encode: Layers, samples: Transcripts) -> Frozen:
+def freeze(encode: Layers, samples: Transcripts, window: int) -> Frozen:
     """Frames of all recordings, on the CPU."""
     frames, ids = [], []
     for batch in samples.batches():
         frames.extend(row.to("cpu", torch.float16) for row in encode(batch))
         ids.extend(batch["id"].tolist())
-    return Frozen(frames, ids)
+    return Frozen(frames, ids, window)
 
 
 def too_short(frozen: Frozen, texts: Sequence[str], unit: Unit) -> int:
@@ -186,17 +192,17 @@ def too_short(frozen: Frozen, texts: Sequence[str], unit: Unit) -> int:
 
 
 class CtcHead(nn.Module):
-    """A weighted sum of layers and a linear map to the tokens and the blank."""
+    """A weighted sum of layers, and a linear map from a window of frames to the tokens and the blank."""
 
-    def __init__(self, layers: int, dim: int, tokens: int) -> None:
+    def __init__(self, layers: int, dim: int, tokens: int, window: int) -> None:
         super().__init__()
         self.mix = nn.Parameter(torch.zeros(layers))
-        self.linear = nn.Linear(dim, 1 + tokens)
+        self.linear = nn.Conv1d(dim, 1 + tokens, window, padding=window // 2)
 
-    def forward(self, frames: Float[Tensor, "*rest layer dim"]) -> Float[Tensor, "*rest token"]:
+    def forward(self, frames: Float[Tensor, "frame batch layer dim"]) -> Float[Tensor, "frame batch token"]:
         """Log probabilities."""
-        mixed = torch.einsum("...ld,l->...d", frames.float(), self.mix.softmax(0))
-        return self.linear(mixed).log_softmax(-1)
+        mixed = torch.einsum("fbld,l->bdf", frames.float(), self.mix.softmax(0))
+        return self.linear(mixed).permute(2, 0, 1).log_softmax(-1)
 
 
 def fit_head(
@@ -214,7 +220,7 @@ def fit_head(
     generator = torch.Generator().manual_seed(seed)
     with seeded(seed, device), torch.enable_grad():
         _, layers, dim = frozen.frames[0].shape
-        head = CtcHead(layers, dim, len(tokens)).to(device)
+        head = CtcHead(layers, dim, len(tokens), frozen.window).to(device)
         optimizer = torch.optim.AdamW(head.parameters(), betas=(0.9, 0.98), weight_decay=config.weight_decay)
         for step in range(config.steps):
             chosen = torch.randperm(len(targets), generator=generator)[: config.batch_size].tolist()
@@ -240,7 +246,7 @@ def error_rate(head: CtcHead, frozen: Frozen, texts: Sequence[str], tokens: Sequ
     edits = length = 0
     device = head.mix.device
     for frames, number in zip(frozen.frames, frozen.ids, strict=True):
-        said = [tokens[token - 1] for token in greedy(head(frames.to(device)).argmax(-1).cpu())]
+        said = [tokens[token - 1] for token in greedy(head(frames[:, None].to(device))[:, 0].argmax(-1).cpu())]
         truth = tokenise(texts[number], unit)
         edits += edit_distance(said, truth)
         length += len(truth)

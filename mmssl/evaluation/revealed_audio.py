@@ -8,6 +8,9 @@ import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+
+from mmssl.evaluation.features import longest_first, to_device
 
 if TYPE_CHECKING:
     from mmssl.predictors.audio import AudioPredictor
@@ -80,23 +83,20 @@ class RevealedClip:
 
 def reveal_clips(predictor: "AudioPredictor", clips: Sequence[Clip]) -> list[RevealedClip]:
     """Hide as validation does, and predict; in the order given. A clip's mask depends on its place among the clips."""
-    order = sorted(range(len(clips)), key=lambda number: -len(clips[number].audio))
     batch = {
-        "id": torch.tensor(order),
-        "epoch": torch.zeros(len(order), dtype=torch.int64),
-        "audio": torch.nn.utils.rnn.pad_sequence([clips[number].audio for number in order], batch_first=True),
-        "length": torch.tensor([len(clips[number].audio) for number in order]),
+        "id": torch.arange(len(clips)),
+        "epoch": torch.zeros(len(clips), dtype=torch.int64),
+        "audio": pad_sequence([clip.audio for clip in clips], batch_first=True),
+        "length": torch.tensor([len(clip.audio) for clip in clips]),
     }
+    batch, order = longest_first(batch)
     panels = {
-        name: values.cpu().numpy()
-        for name, values in predictor.reveal(
-            {name: values.to(predictor.device) for name, values in batch.items()}
-        ).items()
+        name: values.cpu().numpy() for name, values in predictor.reveal(to_device(batch, predictor.device)).items()
     }
     field, step = predictor.encoder.front_end.field_and_step
     rate = predictor.sample_rate
     shown = {}
-    for row, number in enumerate(order):
+    for row, number in enumerate(order.tolist()):
         steps, frames = int(panels["lengths"][row]), int(panels["mel_lengths"][row])
         cut = {name: values[row, :steps] for name, values in panels.items() if values.ndim > 1}
         shown[number] = RevealedClip(

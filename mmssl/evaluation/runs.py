@@ -77,18 +77,17 @@ def transcribe_run(
 
     ``unit``, ``seeds``, ``voices`` are those of :func:`mmssl.evaluation.audio_runs.probe_transcripts`.
     """
-    _check_folder(out)
-    predictor = _of_recordings(run, _loaded(run), {"transcribe": unit, **voices})
     from mmssl.evaluation.audio_runs import probe_transcripts
     from mmssl.evaluation.ctc_report import print_ctc_report, save_ctc_report
 
+    _check_folder(out)
+    predictor = _of_recordings(run, _loaded(run), {"transcribe": unit, **voices})
     report = probe_transcripts(predictor, data, label, unit=unit, seeds=seeds, say=_say, **voices)
     print_ctc_report(report)
     print(save_ctc_report(report, out))
 
 
 def _check_folder(out: Path) -> None:
-    """Before anything is measured."""
     if out.exists() and not out.is_dir():
         raise UserError(f"--out {out} is a file: choose a folder, which is made if missing")
 

@@ -64,7 +64,7 @@ def spoken(count: int, seed: int) -> tuple[Frozen, list[str]]:
         signal[::5, 7] += 2  # a word begins
         frames.append(torch.stack([torch.randn(signal.shape, generator=generator), signal], 1).half())
         texts.append(" ".join(words[word] for word in said.tolist()))
-    return Frozen(frames, list(range(count))), texts
+    return Frozen(frames, list(range(count)), 5), texts
 
 
 def test_a_head_learns_what_frames_say_and_is_repeatable():
@@ -82,7 +82,7 @@ def test_a_head_learns_what_frames_say_and_is_repeatable():
 
 
 def test_recordings_without_a_path_are_counted():
-    frames = Frozen([torch.zeros(3, 1, 2), torch.zeros(4, 1, 2)], [0, 1])
+    frames = Frozen([torch.zeros(3, 1, 2), torch.zeros(4, 1, 2)], [0, 1], 1)
     assert too_short(frames, ["see", "see"], "characters") == 1  # two equal letters need a blank between them
 
 

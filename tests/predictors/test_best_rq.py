@@ -142,7 +142,9 @@ def test_features_do_not_depend_on_neighbours():
     for row in range(len(LENGTHS)):
         alone = one_of(batch, row)
         torch.testing.assert_close(model.encode_clean(alone)["mean"][0], mean[row], rtol=1e-4, atol=1e-4)
-        torch.testing.assert_close(model.encode_layers(alone)[0][0], layers[0][row], rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(
+            model.encode_layers(alone)["layer 1"][0], layers["layer 1"][row], rtol=1e-4, atol=1e-4
+        )
 
 
 def test_evaluation_is_frozen_and_recordings_of_a_step_are_left_alone():

@@ -1,6 +1,5 @@
 """The doctor's thresholds, on journals that are made up."""
 
-import time
 
 import pytest
 import torch
@@ -152,16 +151,12 @@ def test_helpers():
     assert gain([{"x": -9.0}, {"x": -3.0}], "x", floor=-1.0) == 0.0
 
 
-def test_watching_a_long_run_costs_little_and_forgets_no_validation():
+def test_watching_a_long_run_keeps_few_lines_and_forgets_no_validation():
     watch = Watch()
-    entries = journal(4000)
-    for entry in entries[9::10]:
+    entries = journal(1500)
+    for entry in entries[19::20]:
         entry["val_skill"] = entry["skill"]
-    for entry in entries[:-200]:
+    for entry in entries:
         assert watch.look(entry) == []
-    start = time.process_time()
-    for entry in entries[-200:]:
-        watch.look(entry)
-    assert (time.process_time() - start) / 200 < 0.05  # 4 ms on a core
-    assert len(watch.entries) <= 2 * 400 + 2 * Watch.KEPT
-    assert sum("val_skill" in entry for entry in watch.entries) == 400
+    assert len(watch.entries) <= 2 * 75 + 2 * Watch.KEPT < 1500
+    assert sum("val_skill" in entry for entry in watch.entries) == 75

@@ -23,7 +23,7 @@ def test_the_report_counts_and_is_readable(tmp_path: Path, capsys: pytest.Captur
     cli.main(["inspect", str(data), "--documents", "line"])
     text = " ".join(capsys.readouterr().out.split())
     for piece in (
-        "0 pictures and 3 files of text: looking at the text",
+        "3 files of text: looking at the text",
         "50 from 2 files",
         "train 40, val 10",
         "2 files: lines are documents",
@@ -42,5 +42,5 @@ def test_what_a_path_holds(tmp_path: Path) -> None:
     assert kind_of(tmp_path / "text/a.txt")[0] == "text"
     kind, said = kind_of(tmp_path / "text")
     assert kind == "images"
-    assert said == "1 pictures and 1 files of text: looking at the images; --kind text looks at the others"
+    assert said == "1 picture, 1 file of text: looking at the images; --kind text looks at the others"
     assert kind_of(tmp_path / "missing")[0] == "images"
