@@ -1,6 +1,5 @@
 """The doctor's thresholds, on journals that are made up."""
 
-
 import pytest
 import torch
 from journals import journal
