@@ -99,7 +99,7 @@ class Recordings:
 
     @property
     def mean_batch(self) -> float:
-        """Seconds of sound in a micro-batch on average: without padding, and less than fits where pieces do not fill it."""
+        """Seconds of sound in a micro-batch on average: padding, and room that no piece fills, left out."""
         return self.train.seconds / self.train.epoch_steps
 
 
