@@ -99,7 +99,7 @@ class Recordings:
 
     @property
     def mean_batch(self) -> float:
-        """Seconds of sound in a micro-batch, without padding and with what no piece fills left out."""
+        """Seconds of sound in a micro-batch on average: padding, and room that no piece fills, left out."""
         return self.train.seconds / self.train.epoch_steps
 
 

@@ -12,7 +12,7 @@ import torch
 from mmssl.config import read_json
 from mmssl.data.audio import AudioLoader, AudioPart, AudioSource, LabelledAudio, open_audio, open_labelled_audio
 from mmssl.errors import UserError
-from mmssl.evaluation.ctc import Transcripts, probe_ctc
+from mmssl.evaluation.ctc import CtcConfig, Transcripts, probe_ctc
 from mmssl.evaluation.ctc_report import CtcReport
 from mmssl.evaluation.features import LabelledSet
 from mmssl.evaluation.finetune import FinetuneConfig
@@ -32,6 +32,9 @@ WORKERS = 2
 
 FINETUNING = FinetuneConfig(steps=150, batch_size=32, learning_rate=5e-4)
 """As for texts (:mod:`mmssl.evaluation.text_runs`). A guess, made before any result."""
+
+TRANSCRIBING = CtcConfig()
+"""A guess too; on generated tones a third and three times this rate did as well with the same steps."""
 
 
 def shown_clips(source: AudioSource, sample_rate: int, first: int, count: int) -> list[Clip]:
@@ -130,7 +133,7 @@ def probe_transcripts(
         for number, target in zip(part.recording.tolist(), part.targets.tolist(), strict=True):
             texts[number] = found.names[target]
         parts.append(Transcripts(labelled_loader(part.source, predictor).frozen, texts))
-    return probe_ctc(predictor, *parts, unit=unit, seeds=seeds, notes=_sentences(found), say=say)
+    return probe_ctc(predictor, *parts, unit=unit, seeds=seeds, config=TRANSCRIBING, notes=_sentences(found), say=say)
 
 
 def labelled_loader(source: AudioSource, predictor: AudioPredictor) -> AudioLoader:

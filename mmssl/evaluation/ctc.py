@@ -86,8 +86,10 @@ def probe_ctc(
     ``unit`` auto is words where there are at most 100 different ones in the training part. Each seed trains another
     head, and for ``random init`` on another untrained encoder.
 
-    Raises UserError where the texts of the training part are all empty.
+    Raises UserError where the texts of the training part are all empty, or there is no seed.
     """
+    if seeds < 1:
+        raise UserError(f"a probe needs at least 1 seed, got {seeds}")
     say, config = say or (lambda _line: None), config or CtcConfig()
     chosen = _unit(train.texts, unit)
     tokens = sorted({token for text in train.texts for token in tokenise(text, chosen)})

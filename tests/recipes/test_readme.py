@@ -11,6 +11,7 @@ from scripts import ROOT, load_script
 from spoken import write_spoken
 
 from mmssl import cli
+from mmssl.evaluation.ctc import CtcConfig
 from mmssl.training.journal import read_journal
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -57,6 +58,7 @@ def test_every_documented_command_runs(world, tmp_path, monkeypatch, capsys):
     write_spoken(tmp_path / "recordings")
     write_spoken(tmp_path / "spoken", count=16, seed=1)
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("mmssl.evaluation.audio_runs.TRANSCRIBING", CtcConfig(steps=2))
     monkeypatch.setenv("MMSSL_CACHE", str(tmp_path / "cache"))
     ran = []
     for words in commands():
