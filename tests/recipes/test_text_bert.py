@@ -258,3 +258,6 @@ def test_a_sweep_trains_every_value_and_plots_them(texts, tmp_path, capsys):
     code, _, err = run(sweep.main, [*flags[:1], *flags[1:], "--seed", "3"], capsys)
     assert code == 2
     assert "--seed is what the sweep itself sets" in err
+    code, _, err = run(sweep.main, ["audio_pretraining", *flags[1:]], capsys)
+    assert code == 2
+    assert "choose one of audio_best_rq, audio_wav2vec2, image_mae, text_bert" in err
