@@ -70,6 +70,22 @@ class Frames:
         return self.sums(x) / self.lengths.clamp_min(1)[:, None]
 
 
+def part_means(
+    x: Float[Tensor, "batch width dim"], lengths: Int[Tensor, " batch"], parts: int
+) -> Float[Tensor, "batch _"]:
+    """Means over ``parts`` equal parts of each recording, side by side; a part that would be empty takes its nearest
+    frame, and a recording without frames is zero. Padding may hold anything."""
+    number = torch.arange(parts, device=x.device)
+    long = lengths[:, None]
+    first = (long * number // parts).minimum((long - 1).clamp_min(0))
+    stop = torch.maximum(long * (number + 1) // parts, first + 1)
+    column = torch.arange(x.shape[1], device=x.device)
+    inside = (column >= first[..., None]) & (column < stop[..., None]) & (column < long[..., None])
+    real = (column < long)[..., None]
+    sums = inside.float() @ torch.where(real, x.float(), 0)
+    return (sums / (stop - first)[..., None]).flatten(1)
+
+
 def frame_counts(samples: Int[Tensor, " batch"], kernels: tuple[int, ...], strides: tuple[int, ...]) -> Tensor:
     """Frames behind convolutions without padding: in each layer floor((n - kernel) / stride) + 1, and never below 0."""
     for kernel, stride in zip(kernels, strides, strict=True):

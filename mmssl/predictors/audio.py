@@ -15,7 +15,7 @@ from mmssl.errors import UserError
 from mmssl.masking import NoiseKey, span_mask
 from mmssl.masking.choice import counts_of
 from mmssl.nn.audio_encoder import AudioEncoder
-from mmssl.nn.frames import Frames, frame_counts
+from mmssl.nn.frames import Frames, frame_counts, part_means
 from mmssl.nn.mel import MelConfig, MelFrontEnd
 from mmssl.predictors.base import Batch, Predictor
 
@@ -103,15 +103,17 @@ class AudioPredictor(Predictor):
         return frames.put_back(x), frames.lengths
 
     def encode_clean(self, batch: Batch) -> dict[str, Float[Tensor, "batch dim"]]:
-        """Features of whole recordings: ``mean`` over their frames."""
+        """Features of whole recordings: ``mean`` over their frames, and ``quarters``, means over each quarter side by
+        side: a word's beginning is not its end."""
         x, frames = self.encoder(batch["audio"], batch["length"])
-        return {"mean": frames.means(x)}
+        return {"mean": frames.means(x), "quarters": part_means(frames.put_back(x), frames.lengths, 4)}
 
     def encode_layers(self, batch: Batch) -> dict[str, Float[Tensor, "batch dim"]]:
-        """Means over frames: ``layer 1``, ``layer 2`` ... after each block but the last, ``mean`` at the end."""
+        """:meth:`encode_clean`, and ``layer 1``, ``layer 2`` ...: means over frames after each block but the last."""
         states, frames = self.encoder.layers(batch["audio"], batch["length"])
-        *earlier, last = (frames.means(state) for state in states)
-        return {"mean": last} | {f"layer {number}": state for number, state in enumerate(earlier, 1)}
+        *earlier, last = states
+        features = {"mean": frames.means(last), "quarters": part_means(frames.put_back(last), frames.lengths, 4)}
+        return features | {f"layer {number}": frames.means(state) for number, state in enumerate(earlier, 1)}
 
     def parameter_depths(self) -> dict[str, int]:
         """Depth of each encoder parameter, 0 at the input, for learning rates that decay with depth."""

@@ -264,7 +264,7 @@ def test_features_of_a_recording_do_not_depend_on_its_neighbours(front_end):
     model, batch = wav2vec2(front_end).eval(), recordings(LENGTHS)
     mean, (padded, lengths) = model.encode_clean(batch)["mean"], model.encode_frames(batch)
     layers = model.encode_layers(batch)
-    assert layers.keys() == {"mean", "layer 1"}
+    assert layers.keys() == {"mean", "quarters", "layer 1"}
     torch.testing.assert_close(layers["mean"], mean)
     for row in range(len(LENGTHS)):
         alone = one_of(batch, row)
