@@ -19,9 +19,10 @@ LONGEST = 128
 """Tokens after which a labelled text is cut: sentences, questions and news items are shorter, and a probe on two cores
 is to take minutes."""
 
-FINETUNING = FinetuneConfig(steps=150, batch_size=32, learning_rate=5e-4)
-"""Batches as in BERT (Devlin et al. 2019, appendix A.3); 48 epochs of 100 labels and 5 of 1,000, with a higher rate
-than BERT's for encoders that are a hundred times smaller. A guess, made before any result."""
+FINETUNING = FinetuneConfig(steps=150, batch_size=32, learning_rate=1e-3, layer_decay=1.0)
+"""Batches as in BERT (Devlin et al. 2019, appendix A.3); 48 epochs of 100 labels and 5 of 1,000. Rate and decay were
+chosen with a pretrained ``nano`` on held-out training questions of TREC: 71 % at 1,000 labels, against 69 % at half the
+rate and 64 % with a decay of 0.75 as well, which leaves the words of a small encoder almost as they were."""
 
 
 def reveal_run(
