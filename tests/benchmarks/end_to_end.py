@@ -24,16 +24,17 @@ import argparse
 import subprocess
 import sys
 import tempfile
+from contextlib import nullcontext
 from pathlib import Path
 
-import torch
 from race import ROOT, command_line, conclude, race, say_conditions
 
 from mmssl.data.images import ImageLoader
 from mmssl.evaluation.image_runs import frozen_loader, split_images
 from mmssl.interchange import adapt_config, load_initial_weights
-from mmssl.predictors import load_predictor, outcome_of, sums_of
+from mmssl.predictors import load_predictor
 from mmssl.predictors.masked_autoencoder import PRESETS, MaskedAutoencoder
+from mmssl.training.loop import validate
 
 
 def parse() -> argparse.Namespace:
@@ -107,12 +108,7 @@ def peer_command(data: Path, out: Path, flags: argparse.Namespace, seed: int) ->
 def validation_loss(predictor: MaskedAutoencoder, data: Path) -> float:
     """Mean loss on all validation pictures: centre crops, masks frozen by picture."""
     _, pictures = split_images(str(data), 3)
-    total: dict[str, torch.Tensor] = {}
-    with torch.no_grad():
-        for batch in frozen_loader(pictures, predictor).frozen(256):
-            sums = sums_of(predictor.eval()(batch))
-            total = {name: total.get(name, 0) + value for name, value in sums.items()}
-    return float(outcome_of(total)["loss"])
+    return validate(predictor, frozen_loader(pictures, predictor).frozen(256), nullcontext)["val_loss"]
 
 
 def loaded(run: Path, peer: Path | None = None) -> MaskedAutoencoder:

@@ -19,15 +19,16 @@ Needs ``pip install transformers datasets accelerate``. The peer's script is tra
 import argparse
 import gzip
 import tempfile
+from contextlib import nullcontext
 from pathlib import Path
 
-import torch
 from race import ROOT, command_line, conclude, race, say_conditions
 
 from mmssl.data.text import TextLoader, TextTokenizer, open_cache, open_texts, train_tokenizer
 from mmssl.interchange.bert import adapt_text_config, load_initial_text_weights
-from mmssl.predictors import load_predictor, outcome_of, sums_of
+from mmssl.predictors import load_predictor
 from mmssl.predictors.masked_language_model import PRESETS, MaskedLanguageModel
+from mmssl.training.loop import validate
 
 LENGTH = 128
 
@@ -83,12 +84,7 @@ def validation_loss(predictor: MaskedLanguageModel, data: Path, run: Path) -> fl
     tokenizer = TextTokenizer.load(run / "model")
     cache = open_cache(open_texts(data, split="val"), tokenizer, folder=data.parent / "cache")
     loader = TextLoader(cache, max_length=LENGTH, batch_tokens=64 * LENGTH, seed=0)
-    total: dict[str, torch.Tensor] = {}
-    with torch.no_grad():
-        for batch in loader.frozen():
-            sums = sums_of(predictor.eval()(batch))
-            total = {name: total.get(name, 0) + value for name, value in sums.items()}
-    return float(outcome_of(total)["loss"])
+    return validate(predictor, loader.frozen(), nullcontext)["val_loss"]
 
 
 def loaded(run: Path, peer: Path | None = None) -> MaskedLanguageModel:
