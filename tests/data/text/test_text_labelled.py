@@ -6,13 +6,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from text_files import shared
 
 from mmssl.data.text.labelled import open_labelled_texts
 from mmssl.data.text.tokenized import TokenizedTexts
 from mmssl.data.text.training import train_tokenizer
 from mmssl.errors import UserError
 
-SHARED = Path("/work/shared/data/text_english")
+SHARED = shared("text_english")
 ROWS = [("train", "0", "a bad film"), ("train", "1", "a good film"), ("val", "1", "a fine film"), ("val", "0", "awful")]
 
 
