@@ -45,13 +45,11 @@ class HuggingFaceStore:
         return int(self._datasets[self._places[index][0]]._fingerprint[:15], 16), 0
 
 
-def open_hugging_face(path: Path, feature: Literal["Image", "Audio"]) -> Part:
-    """A dataset, or the splits of one, written by ``save_to_disk``.
-
-    ``feature`` is the type of the column that is read; nothing else of a row is decoded.
+def load_splits(path: Path) -> dict[str, Any]:
+    """The splits of a dataset written by ``save_to_disk``; "" for one without splits.
 
     Raises:
-        UserError: when the package is missing, the dataset is damaged, or it has no such column.
+        UserError: when the package is missing, or the dataset is damaged.
     """
     try:
         import datasets
@@ -61,7 +59,20 @@ def open_hugging_face(path: Path, feature: Literal["Image", "Audio"]) -> Part:
         loaded = datasets.load_from_disk(str(path))
     except Exception as error:  # a damaged dataset raises nearly anything
         raise UserError(f"{path} cannot be opened as a Hugging Face dataset ({error}): save it again") from None
-    splits = {str(name): part for name, part in loaded.items()} if isinstance(loaded, dict) else {"": loaded}
+    return {str(name): part for name, part in loaded.items()} if isinstance(loaded, dict) else {"": loaded}
+
+
+def open_hugging_face(path: Path, feature: Literal["Image", "Audio"]) -> Part:
+    """A dataset, or the splits of one, written by ``save_to_disk``.
+
+    ``feature`` is the type of the column that is read; nothing else of a row is decoded.
+
+    Raises:
+        UserError: when the package is missing, the dataset is damaged, or it has no such column.
+    """
+    splits = load_splits(path)
+    import datasets
+
     features = next(iter(splits.values())).features
     kind = getattr(datasets, feature)
     columns = [name for name, value in features.items() if isinstance(value, kind)]

@@ -18,3 +18,14 @@ def load_script(path: Path) -> ModuleType:
         sys.path.insert(0, str(path.parent))
         spec.loader.exec_module(module)
     return sys.modules[name]
+
+
+def run(main, arguments, capsys) -> tuple[int, str, str]:
+    """Exit code, standard output and standard error of a command."""
+    code = 0
+    try:
+        main([str(argument) for argument in arguments])
+    except SystemExit as end:
+        code = end.code or 0
+    out, err = capsys.readouterr()
+    return code, out, err

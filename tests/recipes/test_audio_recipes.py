@@ -5,7 +5,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from scripts import ROOT, load_script
+from scripts import ROOT, load_script, run
 from spoken import write_spoken
 
 from mmssl import cli
@@ -39,17 +39,6 @@ def finished(tmp_path_factory, recipes, spoken):
         runs[name] = tmp_path_factory.mktemp("runs") / name
         recipes[name].main(["--data", str(spoken), "--out", str(runs[name]), *SHORT])
     return runs
-
-
-def run(main, arguments, capsys) -> tuple[int, str, str]:
-    """Exit code, standard output and standard error of a command."""
-    code = 0
-    try:
-        main([str(argument) for argument in arguments])
-    except SystemExit as end:
-        code = end.code or 0
-    out, err = capsys.readouterr()
-    return code, out, err
 
 
 @pytest.mark.parametrize("name", RECIPES)

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from scripts import run
 
 from mmssl import cli
 from mmssl.errors import INTERRUPTED
@@ -20,17 +21,6 @@ from mmssl.training.journal import read_journal
 
 SHORT = ["--steps", "4", "--batch-size", "8", "--log-every", "2", "--validate-every", "4", "--workers", "0",
          "--validation-images", "16", "--device", "cpu"]  # fmt: skip
-
-
-def run(main, arguments, capsys) -> tuple[int, str, str]:
-    """Exit code, standard output and standard error of a command."""
-    code = 0
-    try:
-        main([str(argument) for argument in arguments])
-    except SystemExit as end:
-        code = end.code or 0
-    out, err = capsys.readouterr()
-    return code, out, err
 
 
 @pytest.fixture(scope="module")

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from scripts import run
 
 from mmssl import cli
 from mmssl.errors import INTERRUPTED
@@ -52,17 +53,6 @@ def finished(tmp_path_factory, recipe, texts):
     out = tmp_path_factory.mktemp("runs") / "bert"
     recipe.main(["--data", str(texts), "--out", str(out), *SHORT])
     return out
-
-
-def run(main, arguments, capsys) -> tuple[int, str, str]:
-    """Exit code, standard output and standard error of a command."""
-    code = 0
-    try:
-        main([str(argument) for argument in arguments])
-    except SystemExit as end:
-        code = end.code or 0
-    out, err = capsys.readouterr()
-    return code, out, err
 
 
 def test_the_run_folder_is_complete(finished):

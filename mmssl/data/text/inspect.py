@@ -1,12 +1,12 @@
 """What is in a set of texts: every document is tokenized and counted."""
 
-from collections import Counter
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from mmssl.data.report import print_files
 from mmssl.data.text.cache import batches_of
 from mmssl.data.text.cutting import Documents
 from mmssl.data.text.documents import open_texts
@@ -19,7 +19,6 @@ TRAINED_VOCABULARY = 8000
 # A tokenizer for looking is trained on about so many characters, evenly spaced.
 _TRAINED_CHARACTERS = 3_000_000
 _SHOWN_TOKENS = 30
-_SHOWN_FILES = 20
 _QUANTILES = {"min": 0, "5 %": 5, "25 %": 25, "median": 50, "75 %": 75, "95 %": 95, "max": 100}
 
 
@@ -111,7 +110,7 @@ def print_text_report(report: dict[str, Any]) -> None:
     lengths.add_row("a document", *(f"{value:,.0f}" for value in report["length"].values()))
     console.print(lengths)
     _print_tokens(console, report["frequent"])
-    _print_skipped(console, report["skipped"])
+    print_files(console, "skipped", report["skipped"])
 
 
 def _overview(report: dict[str, Any]) -> list[tuple[str, str]]:
@@ -137,16 +136,3 @@ def _print_tokens(console: Any, frequent: list[dict[str, Any]]) -> None:
 
     shown = "  ".join(f"{escape(repr(row['token'])[1:-1])} {row['share']:.1%}" for row in frequent)
     console.print(f"\n[bold]most frequent tokens[/]\n  {shown}")
-
-
-def _print_skipped(console: Any, files: list[dict[str, str]]) -> None:
-    from rich.markup import escape
-
-    if not files:
-        return
-    console.print(f"\n[bold]skipped[/] ({len(files):,})")
-    for item in files[:_SHOWN_FILES]:
-        console.print(f"  {escape(item['file'])}: {escape(item['reason'])}", soft_wrap=True)
-    if len(files) > _SHOWN_FILES:
-        kinds = Counter(item["kind"] for item in files).most_common()
-        console.print(f"  ... in all: {', '.join(f'{count:,} {kind}' for kind, count in kinds)}")

@@ -11,6 +11,7 @@ from io import BufferedIOBase
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from mmssl.data.huggingface import load_splits
 from mmssl.data.text.decoding import NotTextError, lines, whole_characters
 from mmssl.errors import UserError
 
@@ -120,15 +121,7 @@ def open_dataset(path: Path, column: str) -> dict[str, Any]:
     Raises:
         UserError: when the package is missing, the dataset is damaged, or it has no such column.
     """
-    try:
-        import datasets
-    except ImportError:
-        raise UserError(f"{path} is a Hugging Face dataset: to read it, pip install 'mmssl[datasets]'") from None
-    try:
-        loaded = datasets.load_from_disk(str(path))
-    except Exception as error:  # a damaged dataset raises nearly anything
-        raise UserError(f"{path} cannot be opened as a Hugging Face dataset ({error}): save it again") from None
-    splits = {str(name): part for name, part in loaded.items()} if isinstance(loaded, dict) else {"": loaded}
+    splits = load_splits(path)
     for part in splits.values():
         if column not in part.column_names:
             have = ", ".join(part.column_names)
