@@ -17,7 +17,7 @@ from pathlib import Path
 import torch
 from audio_pretraining import (
     AudioConfig,
-    FrozenBatches,
+    given,
     open_recordings,
     start,
     starting_model,
@@ -29,11 +29,8 @@ from mmssl.errors import UserError, one_sentence_errors
 from mmssl.predictors.best_rq import PRESETS, BestRQ, BestRQConfig
 from mmssl.training.run import RunFolder, choose_device, parse_flags
 
-LEARNING_RATE = {192: 1e-3, 256: 8e-4, 512: 5e-4, 768: 3e-4}
-"""Peak rate at 120 seconds of sound a step by width. Our choice: the paper's 4e-3 belongs to batches of hours."""
-
-OBSERVED_SECONDS = 3600.0
-"""Sound that the statistics of the codes are counted on."""
+LEARNING_RATE = {192: 2e-3, 256: 1e-3, 512: 3e-4, 768: 1.5e-4}
+"""Peak rate at 24 seconds of sound a step by width. Our choice: the paper's 4e-3 belongs to batches of hours."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,15 +41,21 @@ class Config(AudioConfig):
     """Independent codebooks. Default: by preset."""
     codebook_size: int | None = None
     """Codes in each. Default: by preset."""
+    cepstra: int | None = None
+    """Cepstral coefficients of a frame that the codes are of; 0: mel energies, as in the paper. Default: by preset."""
+    keep_fraction: float | None = None
+    """Share of steps predicted in training though visible. Default: by preset."""
 
 
 def describe_model(config: Config) -> BestRQConfig:
     """The model that the flags ask for."""
     if config.preset not in PRESETS:
         raise UserError(f"--preset {config.preset} is unknown: choose one of {', '.join(PRESETS)}")
-    sizes = {"codebooks": config.codebooks, "codebook_size": config.codebook_size}
-    given = {name: size for name, size in sizes.items() if size is not None}
-    return replace(PRESETS[config.preset](), mask_fraction=config.mask_fraction, span=config.span, **given)
+    asked = given(
+        codebooks=config.codebooks, codebook_size=config.codebook_size, cepstra=config.cepstra,
+        keep_fraction=config.keep_fraction, span=config.span, variation=config.variation,
+    )  # fmt: skip
+    return replace(PRESETS[config.preset](), mask_fraction=config.mask_fraction, **asked)
 
 
 def pretrain(config: Config) -> Path:
@@ -70,8 +73,6 @@ def pretrain(config: Config) -> Path:
     recordings = open_recordings(config, predictor)
     config = with_rate(config, LEARNING_RATE, model.encoder)
     checkpoint = start(config, run, predictor, recordings)
-    if checkpoint is None:
-        predictor.observe(FrozenBatches(recordings.train, recordings.micro_batch, OBSERVED_SECONDS))
 
     # pretrain and report
     return train(config, run, predictor, recordings, checkpoint)

@@ -4,7 +4,7 @@ import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
 from mmssl.config import to_dict
 from mmssl.data.audio import AudioLoader, open_audio
@@ -23,8 +23,10 @@ from mmssl.training.config import RunConfig
 from mmssl.training.loop import Trainer
 from mmssl.training.run import RunFolder, say_start
 
-REFERENCE_SECONDS = 120
+REFERENCE_SECONDS = 24
 """Sound of a step that the recipes' learning rates are for."""
+OBSERVED_SECONDS = 3600.0
+"""Sound that statistics of the data are counted on before training."""
 SHOWN = 3
 """Held-out recordings in the pictures of a run."""
 
@@ -44,12 +46,16 @@ class AudioConfig(RunConfig):
     """Start from weights in this folder: a run on recordings, or a wav2vec 2.0 of transformers."""
     more_data: tuple[str, ...] = ()
     """More folders and files with recordings, beside --data."""
-    max_seconds: float = 15.0
-    """Longer recordings are cut into pieces of this length, elsewhere in each epoch."""
+    max_seconds: float = 4.0
+    """Longer recordings are cut into pieces of at most this length, elsewhere in each epoch."""
+    shortest_piece: float = 0.4
+    """Pieces vary in length from these seconds to --max-seconds: who heard long ones only is lost on a word."""
     min_seconds: float = 0.5
     """Shorter recordings are skipped."""
-    span: int = 10
-    """Steps of the encoder that are hidden as a whole."""
+    span: int | None = None
+    """Steps of the encoder that are hidden as a whole. Default: by preset."""
+    variation: float | None = None
+    """Strength of other voices, microphones, bands and noise in training, 0 for none. Default: by preset."""
     validation_seconds: float = 300.0
     """At most about this much held-out sound is used for validation."""
     cache: Literal["auto", "memory", "none"] = "auto"
@@ -73,6 +79,11 @@ class AudioConfig(RunConfig):
             raise UserError(
                 "--min-seconds and --validation-seconds must be above 0, --max-seconds at least --min-seconds, got "
                 f"{self.min_seconds:g}, {self.validation_seconds:g} and {self.max_seconds:g}"
+            )
+        if not 0 < self.shortest_piece <= self.max_seconds:
+            raise UserError(
+                f"--shortest-piece must be above 0 and at most --max-seconds {self.max_seconds:g}, got "
+                f"{self.shortest_piece:g}"
             )
         if self.micro_batch_size < self.max_seconds:
             raise UserError(
@@ -124,21 +135,28 @@ def starting_model(config: AudioConfig, run: RunFolder, model: M) -> M:
     return model
 
 
+def given(**flags: object) -> dict[str, Any]:
+    """The flags that were given: of the others the preset decides."""
+    return {name: value for name, value in flags.items() if value is not None}
+
+
 def open_recordings(config: AudioConfig, predictor: AudioPredictor) -> Recordings:
     """Loaders of the training and the held-out part, as the predictor wants its sound.
 
     Raises UserError where a recording of --min-seconds would have fewer than two steps, one to hide and one to hear.
     """
     field, step = predictor.encoder.front_end.field_and_step
-    if config.min_seconds * predictor.sample_rate < field + step:
-        least = (field + step) / predictor.sample_rate
-        raise UserError(f"--min-seconds {config.min_seconds:g} is less than two steps: give at least {least:.3g}")
+    for flag in ("min_seconds", "shortest_piece"):
+        if (value := getattr(config, flag)) * predictor.sample_rate < field + step:
+            least, name = (field + step) / predictor.sample_rate, f"--{flag.replace('_', '-')}"
+            raise UserError(f"{name} {value:g} is less than two steps: give at least {least:.3g}")
     train, val = (
         AudioLoader(
             open_audio([config.data, *config.more_data], split=split),
             sample_rate=predictor.sample_rate,
             max_seconds=config.max_seconds,
             min_seconds=config.min_seconds,
+            shortest_piece=config.shortest_piece if split == "train" else None,
             batch_seconds=float(config.micro_batch_size),
             seed=config.seed,
             workers=config.workers,
@@ -170,6 +188,8 @@ def start(config: AudioConfig, run: RunFolder, predictor: Wav2Vec2 | BestRQ, rec
     print(f"sound      {hours:.2f} h for training, {held:.1f} min held out, at {predictor.sample_rate} Hz")
     if config.init and checkpoint is None:
         print(f"init       {load_initial_audio_weights(predictor, config.init)}")
+    if checkpoint is None:
+        predictor.observe(FrozenBatches(recordings.train, recordings.micro_batch, OBSERVED_SECONDS))
     return checkpoint
 
 

@@ -20,14 +20,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
-from audio_pretraining import AudioConfig, open_recordings, start, starting_model, train, with_rate
+from audio_pretraining import AudioConfig, given, open_recordings, start, starting_model, train, with_rate
 
 from mmssl.errors import UserError, one_sentence_errors
 from mmssl.predictors.wav2vec2 import PRESETS, Wav2Vec2, Wav2Vec2Config
 from mmssl.training.run import RunFolder, choose_device, parse_flags
 
-LEARNING_RATE = {192: 1e-3, 256: 5e-4, 512: 3e-4, 768: 2e-4}
-"""Peak rate at 120 seconds of sound a step by width. Our choice: the paper's 5e-4 for base belongs to 1.6 hours a step
+LEARNING_RATE = {192: 1e-3, 256: 4e-4, 512: 2e-4, 768: 1e-4}
+"""Peak rate at 24 seconds of sound a step by width. Our choice: the paper's 5e-4 for base belongs to 1.6 hours a step
 (section 4.2), and a smaller batch wants a lower one."""
 
 PUBLISHED = ("base", "large")
@@ -69,10 +69,10 @@ def describe_model(config: Config) -> Wav2Vec2Config:
     return replace(
         model,
         mask_fraction=config.mask_fraction,
-        span=config.span,
         negatives=model.negatives if config.negatives is None else config.negatives,
         diversity_weight=config.diversity_weight,
         gumbel_decay=decay,
+        **given(span=config.span, variation=config.variation),
     )
 
 

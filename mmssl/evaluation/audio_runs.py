@@ -93,10 +93,17 @@ def probe_labelled(
     found = open_labelled_audio(data, label=label, held_out_speakers=held_out_speakers, seed=speaker_seed)
     raw = LogMel(predictor.sample_rate, predictor.device)
     whole = all(np.isinf(part.stop).all() for part in (found.train, found.test))
-    sets, said = [], []
+    sets, owners, said = [], [], []
     for part in (found.train, found.test):
         loader = labelled_loader(part.source, predictor)
-        sets.append(clip_set(part, found.names, loader) if whole else stretch_set(part, found.names, loader))
+        part = part if whole else usable_part(part, loader)
+        sets.append((clip_set if whole else stretch_set)(part, found.names, loader))
+        owners.append(np.arange(len(part.source)) if whole else part.recording)
+    heard, unheard = (part.speakers() for part in (found.train, found.test))
+    if found.label != "speaker" and heard and unheard and not set(heard) & set(unheard):
+        # voices are held out whole too where the strength of regularisation is chosen
+        numbers = np.unique(heard, return_inverse=True)[1]
+        sets[0] = replace(sets[0], groups=numbers[owners[0]])
     if not whole:
         said.append("Stretches of recordings that were heard whole; nothing is fine-tuned on them.")
         settings |= {"finetune_labels": (), "encoder": encode_intervals}
@@ -153,13 +160,17 @@ def clip_set(part: AudioPart, names: list[str], loader: AudioLoader) -> Labelled
     return LabelledSet(loader.frozen, targets, names, {"audio": 0})
 
 
-def stretch_set(part: AudioPart, names: list[str], loader: AudioLoader) -> IntervalSet:
-    """Labels of stretches, of those recordings that can be used."""
+def usable_part(part: AudioPart, loader: AudioLoader) -> AudioPart:
+    """The stretches of those recordings that can be used."""
     usable = np.isin(part.recording, loader.pieces.recording)
-    part = replace(
+    return replace(
         part, recording=part.recording[usable], start=part.start[usable], stop=part.stop[usable],
         targets=part.targets[usable],
     )  # fmt: skip
+
+
+def stretch_set(part: AudioPart, names: list[str], loader: AudioLoader) -> IntervalSet:
+    """Labels of stretches, all of usable recordings."""
     between = torch.from_numpy(part.samples(loader.sample_rate))
     return IntervalSet(with_intervals(loader.frozen, torch.from_numpy(part.recording), between), part.targets, names)
 

@@ -60,10 +60,17 @@ class BagOfWords:
             predicted.append(vote(torch.from_numpy(similarity).float(), labels, classes))
         return torch.cat(predicted)
 
-    def linear(self, chosen: Int[Tensor, " chosen"], labels: Int[Tensor, " chosen"], classes: int, seed: int) -> Told:
+    def linear(
+        self,
+        chosen: Int[Tensor, " chosen"],
+        labels: Int[Tensor, " chosen"],
+        classes: int,
+        seed: int,
+        groups: Int[Tensor, " chosen"] | None = None,
+    ) -> Told:
         """Words counted in the ``chosen`` texts alone."""
         train, test = self._count([self.train[index] for index in chosen.tolist()])
-        choice = choose_l2(train, labels, classes, seed, L2_GRID, problem=_SparseProblem)
+        choice = choose_l2(train, labels, classes, seed, L2_GRID, problem=_SparseProblem, groups=groups)
         classifier = _SparseProblem(train, labels, classes).solve(choice.l2)
         return Told(classifier.logits(test).argmax(1), choice.l2, choice.held_out)
 

@@ -38,10 +38,16 @@ class LabelledSet:
     """Class names by class number."""
     padding: Mapping[str, int] = field(default_factory=dict)
     """Tensors whose second dimension is as long as the longest sample of a batch, and what fills it behind others."""
+    groups: Int[Tensor, " sample"] | Int[np.ndarray, " sample"] | None = None
+    """Samples with the same number resemble each other for reasons beside the label, as those of one speaker do."""
+
+    def index(self, batch: Batch) -> Int[Tensor, " batch"]:
+        """Where the samples of a batch are in ``targets`` and ``groups``, on the CPU."""
+        return batch["id"].cpu()
 
     def labels(self, batch: Batch) -> Int[Tensor, " batch"]:
         """Class numbers of a batch, on the CPU."""
-        return torch.as_tensor(self.targets)[batch["id"].cpu()]
+        return torch.as_tensor(self.targets)[self.index(batch)]
 
 
 def to_device(batch: Batch, device: torch.device) -> Batch:
@@ -77,10 +83,13 @@ def seeded(seed: int, device: torch.device) -> Iterator[None]:
 def freshly_initialised(predictor: P, seed: int) -> P:
     """A predictor of the same class and config with new random weights: what the architecture alone is worth.
 
-    ``seed`` decides the weights; the global random state is left as it was.
+    ``seed`` decides the weights; what was observed of the data before training stays. The global random state is left
+    as it was.
     """
     with seeded(seed, predictor.device):
-        return type(predictor)(predictor.config).to(predictor.device).eval()
+        fresh = type(predictor)(predictor.config).to(predictor.device).eval()
+    fresh.take_observed(predictor)
+    return fresh
 
 
 def raw_features(batch: Batch) -> Mapping[str, Float[Tensor, "batch _"]]:

@@ -78,9 +78,9 @@ class IntervalSet(LabelledSet):
     ``targets`` has the class of each item.
     """
 
-    def labels(self, batch: Batch) -> Int[Tensor, " batch"]:
-        """Class numbers of the stretches of a batch, on the CPU."""
-        return torch.as_tensor(self.targets)[batch["item"].cpu()]
+    def index(self, batch: Batch) -> Int[Tensor, " batch"]:
+        """Numbers of the stretches of a batch, on the CPU."""
+        return batch["item"].cpu()
 
 
 def with_intervals(

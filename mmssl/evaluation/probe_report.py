@@ -6,7 +6,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mmssl.evaluation.probe_results import BEST_LAYER, PRETRAINED, RAW, UNTRAINED, ProbeReport, ProbeResult
+from mmssl.evaluation.probe_results import (
+    BEST_LAYER,
+    PRETRAINED,
+    RAW,
+    UNTRAINED,
+    ProbeReport,
+    ProbeResult,
+    last_layer,
+)
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -119,14 +127,15 @@ def draw_figure(report: ProbeReport, file: Path) -> None:
 
 
 def _by_depth(report: ProbeReport) -> dict[str, list[tuple[int, float, float]]]:
-    """Number of the layer, accuracy and its std in %, by representation; the mean after all blocks is the last."""
+    """Number of the layer, accuracy and its std in %, by representation; the last is that after all blocks."""
     depths: dict[str, list[tuple[int, float, float]]] = {}
     for result in report.results:
         if result.method == "linear" and result.labels == report.train_samples and result.feature.startswith("layer "):
             number = int(result.feature.removeprefix("layer "))
             depths.setdefault(result.representation, []).append((number, 100 * result.mean, 100 * (result.std or 0.0)))
     for representation, points in depths.items():
-        last = report.find(representation, "mean", "linear")
+        name = last_layer([found.feature for found in report.results if found.representation == representation])
+        last = report.find(representation, name or "mean", "linear")
         points.append((len(points) + 1, 100 * last.mean, 100 * (last.std or 0.0)))
         points.sort()
     return depths

@@ -2,6 +2,7 @@
 
 import dataclasses
 import statistics
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,6 +10,13 @@ PRETRAINED, UNTRAINED, RAW = "pretrained", "random init", "raw input"
 
 BEST_LAYER = "best layer"
 """Name of the feature that held-out labels chose among the layers."""
+LAST_LAYER = ("quarters", "mean")
+"""What a predictor reads of its last block in the way of earlier ones is the first of these that it has."""
+
+
+def last_layer(features: Collection[str]) -> str | None:
+    """Name of the feature of the last block that is read like ``layer 1`` ...; None where there is none."""
+    return next((name for name in LAST_LAYER if name in features), None)
 
 
 @dataclass(frozen=True)
@@ -18,8 +26,8 @@ class ProbeResult:
     representation: str
     """``pretrained``, ``random init`` (same architecture, not trained), or ``raw input``."""
     feature: str
-    """``mean`` over tokens, ``cls`` token, ``layer 1`` ... for means after earlier blocks, ``best layer`` for the one
-    of these and ``mean`` that held-out labels chose; ``flat`` or another name for raw input."""
+    """``mean`` over tokens, ``cls`` token, ``quarters`` of recordings, ``layer 1`` ... after earlier blocks, ``best
+    layer`` for the one of these and the last that held-out labels chose; ``flat`` or another name for raw input."""
     method: str
     """``linear`` and ``knn`` on frozen features; ``finetune`` trains the encoder too (``random init``: scratch)."""
     labels: int

@@ -11,7 +11,7 @@ other settings are fixed beforehand.
 import dataclasses
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import torch
@@ -32,7 +32,15 @@ from mmssl.evaluation.features import (
     take,
 )
 from mmssl.evaluation.finetune import FinetuneConfig, accuracy_of, finetune
-from mmssl.evaluation.probe_results import BEST_LAYER, PRETRAINED, RAW, UNTRAINED, ProbeReport, ProbeResult
+from mmssl.evaluation.probe_results import (
+    BEST_LAYER,
+    LAST_LAYER,
+    PRETRAINED,
+    RAW,
+    UNTRAINED,
+    ProbeReport,
+    ProbeResult,
+)
 from mmssl.evaluation.representations import Baseline, Frozen, Representation
 from mmssl.predictors.base import Predictor
 
@@ -87,13 +95,15 @@ def probe(
         encoders[RAW] = raw
     encode = side_by_side(encoders)
     say("features of the training part")
-    train_features, train_labels = extract(encode, train)
+    order: list[Tensor] = []
+    train_features, train_labels = extract(_noting(encode, train, order), train)
+    groups = None if train.groups is None else torch.as_tensor(train.groups)[torch.cat(order)]
     say("features of the test part")
     test_features, test_labels = extract(encode, test)
     classes, count = len(train.names), len(train_labels)
 
     device = predictor.device if predictor.device.type == "cuda" else torch.device("cpu")
-    table = _Table(train_labels, test_labels, classes, seeds, _usable(labels, classes, count))
+    table = _Table(train_labels, test_labels, classes, seeds, _usable(labels, classes, count), groups)
     for name in train_features:
         say(f"classifiers on {name}")
         table.add(name, Frozen(train_features[name], test_features[name], device))
@@ -117,6 +127,16 @@ def probe(
     )
 
 
+def _noting(encode: Encode, samples: LabelledSet, order: list[Tensor]) -> Encode:
+    """``encode`` that adds to ``order`` which samples it saw."""
+
+    def noting(batch: Batch) -> Mapping[str, Tensor]:
+        order.append(samples.index(batch))
+        return encode(batch)
+
+    return noting
+
+
 def _preview(samples: LabelledSet) -> str:
     return ", ".join([*samples.names[:3], *(["..."] if len(samples.names) > 3 else [])])
 
@@ -138,8 +158,17 @@ def balanced_draw(labels: Int[Tensor, " sample"], count: int, seed: int) -> Int[
 class _Table:
     """Accuracies of classifiers on frozen features, collected by seed."""
 
-    def __init__(self, labels: Tensor, test_labels: Tensor, classes: int, seeds: int, budgets: Sequence[int]) -> None:
+    def __init__(
+        self,
+        labels: Tensor,
+        test_labels: Tensor,
+        classes: int,
+        seeds: int,
+        budgets: Sequence[int],
+        groups: Tensor | None = None,
+    ) -> None:
         self.labels, self.test_labels, self.classes, self.seeds = labels, test_labels, classes, seeds
+        self.groups = groups
         self.budgets = [*budgets, len(labels)]
         self.cells: dict[tuple[str, str, str, int], list[_Cell]] = {}
         self.depths: dict[str, list[tuple[float, int, _Cell]]] = {}
@@ -159,17 +188,18 @@ class _Table:
             # With all labels and given features a seed would only cut the part that chooses l2 differently.
             for seed in seeds if budget < count else seeds[:1]:
                 chosen = balanced_draw(self.labels, budget, seed)
-                told = subject.linear(chosen, self.labels[chosen], self.classes, seed)
+                groups = None if self.groups is None else self.groups[chosen]
+                told = subject.linear(chosen, self.labels[chosen], self.classes, seed, groups)
                 cell = _Cell(self._accuracy(told.classes), told.l2)
                 self._put((representation, feature, "linear", budget), cell)
-                if budget == count and (layer or feature == "mean"):
+                if budget == count and (layer or feature in LAST_LAYER):
                     depth = int(feature.removeprefix("layer ")) if layer else 0
                     self.depths.setdefault(encoder, []).append((told.held_out, depth, cell))
 
     def choose_layers(self) -> None:
         """Add the layer of each encoder that held-out labels prefer; nothing where there is only one layer."""
         for encoder, layers in self.depths.items():
-            last = len(layers)  # the mean after the last block is one of them
+            last = 1 + max(depth for _, depth, _ in layers)  # features of the last block are among them, as layer 0
             if last < 2 or any(math.isnan(held_out) for held_out, _, _ in layers):
                 continue
             _, depth, cell = min(layers, key=lambda layer: layer[0])

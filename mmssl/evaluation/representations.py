@@ -27,8 +27,18 @@ class Representation(Protocol):
         """Classes of the test part by the nearest neighbours in the whole training part."""
         ...
 
-    def linear(self, chosen: Int[Tensor, " chosen"], labels: Int[Tensor, " chosen"], classes: int, seed: int) -> Told:
-        """Classes of the test part by logistic regression on the ``chosen`` samples and their labels."""
+    def linear(
+        self,
+        chosen: Int[Tensor, " chosen"],
+        labels: Int[Tensor, " chosen"],
+        classes: int,
+        seed: int,
+        groups: Int[Tensor, " chosen"] | None = None,
+    ) -> Told:
+        """Classes of the test part by logistic regression on the ``chosen`` samples and their labels.
+
+        ``groups`` of them, where given, are held out whole when the strength of regularisation is chosen.
+        """
         ...
 
 
@@ -59,8 +69,15 @@ class Frozen:
         """By cosine similarity of the features as they are."""
         return nearest_neighbours(self.train, labels.to(self.device), self.test, classes).cpu()
 
-    def linear(self, chosen: Int[Tensor, " chosen"], labels: Int[Tensor, " chosen"], classes: int, seed: int) -> Told:
+    def linear(
+        self,
+        chosen: Int[Tensor, " chosen"],
+        labels: Int[Tensor, " chosen"],
+        classes: int,
+        seed: int,
+        groups: Int[Tensor, " chosen"] | None = None,
+    ) -> Told:
         """On standardised features."""
         train, labels = self.scaled_train[chosen.to(self.device)], labels.to(self.device)
-        classifier = fit_linear_probe(train, labels, classes, seed=seed)
+        classifier = fit_linear_probe(train, labels, classes, seed=seed, groups=groups)
         return Told(classifier.predict(self.scaled_test).cpu(), classifier.l2, classifier.held_out)

@@ -70,11 +70,14 @@ class Frames:
         return self.sums(x) / self.lengths.clamp_min(1)[:, None]
 
 
-def part_means(
+def part_statistics(
     x: Float[Tensor, "batch width dim"], lengths: Int[Tensor, " batch"], parts: int
 ) -> Float[Tensor, "batch _"]:
-    """Means over ``parts`` equal parts of each recording, side by side; a part that would be empty takes its nearest
-    frame, and a recording without frames is zero. Padding may hold anything."""
+    """Means over ``parts`` equal parts of each recording, side by side, then standard deviations.
+
+    A part that would be empty takes its nearest frame, and a recording without frames is zero. Padding may hold
+    anything.
+    """
     number = torch.arange(parts, device=x.device)
     long = lengths[:, None]
     first = (long * number // parts).minimum((long - 1).clamp_min(0))
@@ -82,8 +85,14 @@ def part_means(
     column = torch.arange(x.shape[1], device=x.device)
     inside = (column >= first[..., None]) & (column < stop[..., None]) & (column < long[..., None])
     real = (column < long)[..., None]
-    sums = inside.float() @ torch.where(real, x.float(), 0)
-    return (sums / (stop - first)[..., None]).flatten(1)
+    x, weight = torch.where(real, x.float(), 0), inside.float() / (stop - first)[..., None]
+    # about the mean of the recording, where little is lost when squares are subtracted
+    centre = (x.sum(1) / long.clamp_min(1))[:, None]
+    mean, square = weight @ (x - centre), weight @ (x - centre).square()
+    deviation = (square - mean.square()).clamp_min(0).sqrt()
+    mean = torch.where(inside.any(-1, keepdim=True), mean + centre, 0)
+    deviation = torch.where(inside.any(-1, keepdim=True), deviation, 0)
+    return torch.cat([mean.flatten(1), deviation.flatten(1)], 1)
 
 
 def frame_counts(samples: Int[Tensor, " batch"], kernels: tuple[int, ...], strides: tuple[int, ...]) -> Tensor:

@@ -4,8 +4,10 @@ A batch holds ``audio``, float32 ``[batch, sample]`` at the encoder's sample rat
 ``length``, its real samples.
 """
 
+import math
 from abc import abstractmethod
-from typing import NamedTuple
+from collections.abc import Iterable
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -15,8 +17,10 @@ from mmssl.errors import UserError
 from mmssl.masking import NoiseKey, span_mask
 from mmssl.masking.choice import counts_of
 from mmssl.nn.audio_encoder import AudioEncoder
-from mmssl.nn.frames import Frames, frame_counts, part_means
-from mmssl.nn.mel import MelConfig, MelFrontEnd
+from mmssl.nn.frames import Frames, frame_counts, part_statistics
+from mmssl.nn.mel import FLOOR, MelConfig, MelFrontEnd
+from mmssl.nn.waveform import WaveformConfig
+from mmssl.perturbations.spectrogram import add_white_noise, vary_spectrogram
 from mmssl.predictors.base import Batch, Predictor
 
 VALIDATION_FRACTION, VALIDATION_SPAN = 0.49, 10
@@ -58,6 +62,14 @@ class Hidden(NamedTuple):
         return torch.where(self.counted, values.float(), 0).sum()
 
 
+def check_variation(variation: float, front_end: WaveformConfig | MelConfig) -> None:
+    """Raises UserError for a negative strength, and where there is no spectrogram to vary."""
+    if variation < 0:
+        raise UserError(f"variation must not be negative, got {variation:g}")
+    if variation and not isinstance(front_end, MelConfig):
+        raise UserError("variation changes spectrograms: give 0 with a front end of convolutions")
+
+
 def check_spans(mask_fraction: float, span: int) -> None:
     """Raises UserError for a fraction that is no share, or a span that is none."""
     if not 0 < mask_fraction < 1:
@@ -75,6 +87,35 @@ class AudioPredictor(Predictor):
     def sample_rate(self) -> int:
         """Samples a second of the recordings that it takes."""
         return self.encoder.config.sample_rate
+
+    def spectrogram(self, batch: Batch) -> Float[Tensor, "batch frame mel"]:
+        """Log-mel of a mel front end, in training varied as ``variation`` says."""
+        front_end = self.encoder.front_end
+        assert isinstance(front_end, MelFrontEnd)
+        audio, strength = batch["audio"], self.config.variation
+        if not (self.training and strength):
+            return front_end.spectrogram_of(audio)
+        key = NoiseKey.of(batch, self.mask_seed)
+        mel = front_end.spectrogram_of(add_white_noise(audio, batch["length"], key, strength))
+        return vary_spectrogram(mel, key, front_end.top_mel, strength).clamp_min(math.log(FLOOR))
+
+    @torch.no_grad()
+    def observe(self, batches: Iterable[Batch]) -> None:
+        """Take the statistics of the training data that a mel front end normalises with, before training.
+
+        Gone through once, or not at all where each recording is normalised by itself.
+        """
+        front_end = self.encoder.front_end
+        if isinstance(front_end, MelFrontEnd) and front_end.observes:
+            sums = [front_end.statistics(batch["audio"], batch["length"]) for batch in batches]
+            front_end.observe(torch.stack(sums).sum(0))
+
+    def take_observed(self, other: Any) -> None:
+        """Normalise as ``other`` does: statistics of the data are no knowledge that was learned."""
+        mine, others = self.encoder.front_end, other.encoder.front_end
+        if isinstance(mine, MelFrontEnd) and isinstance(others, MelFrontEnd):
+            mine.mean.copy_(others.mean)
+            mine.deviation.copy_(others.deviation)
 
     def frames(self, length: Int[Tensor, " batch"]) -> Int[Tensor, " batch"]:
         """Frames of recordings of ``length`` samples; at least two are needed for one to be hidden."""
@@ -103,17 +144,17 @@ class AudioPredictor(Predictor):
         return frames.put_back(x), frames.lengths
 
     def encode_clean(self, batch: Batch) -> dict[str, Float[Tensor, "batch dim"]]:
-        """Features of whole recordings: ``mean`` over their frames, and ``quarters``, means over each quarter side by
-        side: a word's beginning is not its end."""
+        """Features of whole recordings: ``mean`` over their frames, and ``quarters``, mean and standard deviation over
+        each quarter: a word's beginning is not its end."""
         x, frames = self.encoder(batch["audio"], batch["length"])
-        return {"mean": frames.means(x), "quarters": part_means(frames.put_back(x), frames.lengths, 4)}
+        return {"mean": frames.means(x), "quarters": _quarters(x, frames)}
 
     def encode_layers(self, batch: Batch) -> dict[str, Float[Tensor, "batch dim"]]:
-        """:meth:`encode_clean`, and ``layer 1``, ``layer 2`` ...: means over frames after each block but the last."""
+        """:meth:`encode_clean`, and ``layer 1``, ``layer 2`` ...: quarters after each block but the last."""
         states, frames = self.encoder.layers(batch["audio"], batch["length"])
         *earlier, last = states
-        features = {"mean": frames.means(last), "quarters": part_means(frames.put_back(last), frames.lengths, 4)}
-        return features | {f"layer {number}": frames.means(state) for number, state in enumerate(earlier, 1)}
+        features = {"mean": frames.means(last), "quarters": _quarters(last, frames)}
+        return features | {f"layer {number}": _quarters(state, frames) for number, state in enumerate(earlier, 1)}
 
     def parameter_depths(self) -> dict[str, int]:
         """Depth of each encoder parameter, 0 at the input, for learning rates that decay with depth."""
@@ -135,6 +176,10 @@ class AudioPredictor(Predictor):
             "lengths": frames.lengths,
             "mel_lengths": frame_counts(batch["length"], (front_end.window,), (front_end.hop,)),
         }
+
+
+def _quarters(x: Float[Tensor, "total dim"], frames: Frames) -> Float[Tensor, "batch _"]:
+    return part_statistics(frames.put_back(x), frames.lengths, 4)
 
 
 def locate(mask: Bool[Tensor, "batch width"], frames: Frames, most: int) -> Hidden:

@@ -76,6 +76,12 @@ class Predictor(nn.Module, ABC):
         """
         return self.encode_clean(batch)
 
+    def take_observed(self, other: Any) -> None:
+        """Take over what ``other``, of the same class and config, observed of its data before training.
+
+        For an untrained twin to compare with: statistics of the input are no knowledge that was learned.
+        """
+
     @property
     def reveal_note(self) -> str:
         """What a picture of predictions must say about anything it borrowed."""

@@ -14,13 +14,16 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
 from mmssl.errors import UserError
+from mmssl.masking import NoiseKey, span_mask
+from mmssl.masking.choice import counts_of
 from mmssl.nn import AudioEncoderConfig, Frames, MelConfig, TransformerConfig, transformer
 from mmssl.nn.audio_encoder import AudioEncoder
 from mmssl.nn.mel import MelFrontEnd
 from mmssl.nn.quantizer import perplexity, usage
-from mmssl.predictors.audio import AudioPredictor, Hidden, check_spans
+from mmssl.predictors.audio import AudioPredictor, Hidden, check_spans, check_variation, locate
 from mmssl.predictors.base import Batch, View
 
+STREAM_KEPT = 0x6B657074
 LAGS = 32
 """Distances at which equal codes are counted; beyond, a visible neighbour is taken to say as much as at the last."""
 
@@ -41,11 +44,23 @@ class BestRQConfig:
     """Share of steps hidden in training, as achieved."""
     span: int = 10
     """Steps of a span: 0.4 s in steps of four frames of 10 ms, as in the paper."""
+    keep_fraction: float = 0.0
+    """Share of steps predicted in training without being hidden, as the tenth that BERT keeps (Devlin et al. 2019,
+    section 3.1): frozen features are those of visible steps, which nothing else asks for."""
+    cepstra: int = 0
+    """Cepstral coefficients of a frame that the codes are of; 0: its mel energies, as in the paper."""
+    variation: float = 0.0
+    """Strength of other voices and microphones in training, see :mod:`mmssl.perturbations.spectrogram`."""
 
     def __post_init__(self) -> None:
         check_spans(self.mask_fraction, self.span)
+        check_variation(self.variation, self.encoder.front_end)
         if not isinstance(self.encoder.front_end, MelConfig):
             raise UserError("the codes of best_rq are those of a spectrogram: give it a mel front end")
+        if not 0 <= self.keep_fraction < 1:
+            raise UserError(f"keep_fraction must be at least 0 and below 1, got {self.keep_fraction}")
+        if not 0 <= self.cepstra <= self.encoder.front_end.mels:
+            raise UserError(f"cepstra must be from 0 to the {self.encoder.front_end.mels} mels, got {self.cepstra}")
         if self.codebooks < 1 or self.codebook_size < 2 or self.codebook_dim < 1:
             raise UserError(
                 f"codebooks, codebook_size and codebook_dim must be at least 1, 2 and 1, got {self.codebooks}, "
@@ -53,20 +68,27 @@ class BestRQConfig:
             )
 
 
-def _preset(trunk: TransformerConfig, codebook_size: int, position_kernel: int = 128) -> BestRQConfig:
+def _preset(trunk: TransformerConfig, codebook_size: int) -> BestRQConfig:
     trunk = replace(trunk, norm="pre", norm_epsilon=1e-5)
-    encoder = AudioEncoderConfig(trunk, MelConfig(), position_kernel=position_kernel)
-    return BestRQConfig(encoder, codebook_size=codebook_size)
+    return BestRQConfig(AudioEncoderConfig(trunk, MelConfig()), codebook_size=codebook_size)
+
+
+def _few_hours(trunk: TransformerConfig, codebook_size: int, position_kernel: int) -> BestRQConfig:
+    """Settings for little speech, found on digits of unheard speakers (README): short spans, codes of cepstra, kept
+    steps, variation, and statistics that leave a single word what it is."""
+    trunk = replace(trunk, norm="pre", norm_epsilon=1e-5)
+    encoder = AudioEncoderConfig(trunk, MelConfig(prior_seconds=0.5), position_kernel=position_kernel)
+    return BestRQConfig(encoder, codebook_size=codebook_size, span=3, keep_fraction=0.3, cepstra=10, variation=1.0)
 
 
 def nano() -> BestRQConfig:
     """Four layers of 192, small codebooks: for two CPU cores and some minutes of speech. Not a published model."""
-    return _preset(TransformerConfig(dim=192, depth=4, heads=3, mlp_dim=768), 256, 16)
+    return _few_hours(TransformerConfig(dim=192, depth=4, heads=3, mlp_dim=768), 256, 16)
 
 
 def small() -> BestRQConfig:
     """Six layers of 256: for CPUs and hours of speech. Not a published model."""
-    return _preset(TransformerConfig(dim=256, depth=6, heads=4, mlp_dim=1024), 1024, 32)
+    return _few_hours(TransformerConfig(dim=256, depth=6, heads=4, mlp_dim=1024), 1024, 32)
 
 
 def base() -> BestRQConfig:
@@ -101,7 +123,8 @@ class BestRQ(AudioPredictor):
         self.config = config
         self.encoder = AudioEncoder(config.encoder)
         books, size, width = config.codebooks, config.codebook_size, config.codebook_dim
-        projection = nn.init.xavier_uniform_(torch.empty(self.front_end.dim, books * width))
+        coded = config.cepstra * self.front_end.config.stack or self.front_end.dim
+        projection = nn.init.xavier_uniform_(torch.empty(coded, books * width))
         self.register_buffer("random_projection", projection)
         self.register_buffer("codes", F.normalize(torch.randn(books, size, width), dim=-1))
         self.register_buffer("marginal", torch.zeros(books, size).log_softmax(-1))
@@ -129,15 +152,14 @@ class BestRQ(AudioPredictor):
         ``batches`` is gone through twice, or once where each recording is normalised by itself: mean and deviation of
         each mel bin; how often each code occurs, with one added; how often a code comes again after 1, 2, ... steps.
         """
-        if self.front_end.config.statistics == "data":
-            sums = [self.front_end.statistics(batch["audio"], batch["length"]) for batch in batches]
-            self.front_end.observe(torch.stack(sums).sum(0))
+        super().observe(batches)
         books, size = self.marginal.shape
         counts = torch.ones(books, size, dtype=torch.float64, device=self.device)
         again = torch.zeros(2, books, LAGS, dtype=torch.float64, device=self.device)
         for batch in batches:
             frames = self.encoder.layout(batch["audio"], batch["length"])
-            codes = frames.put_back(self.code_of(self.encoder.features(batch["audio"], batch["length"], frames)))
+            mel = self.front_end.spectrogram_of(batch["audio"])
+            codes = frames.put_back(self.code_of(self._coded(mel, batch["length"], frames)))
             shares = usage(codes.flatten(0, 1), size, frames.real.flatten().double())
             counts += shares * frames.real.sum()
             for lag in range(1, min(LAGS, frames.width - 1) + 1):
@@ -152,14 +174,31 @@ class BestRQ(AudioPredictor):
 
     def perturb(self, batch: Batch) -> View:
         """Make the spectrogram and hide spans of it."""
-        frames = self.encoder.layout(batch["audio"], batch["length"])
-        features = self.encoder.features(batch["audio"], batch["length"], frames)
-        return {"frames": frames, "features": features, "hidden": self.hide(batch, frames)}
+        frames, length = self.encoder.layout(batch["audio"], batch["length"]), batch["length"]
+        mel = self.spectrogram(batch)
+        features, hidden = self.front_end.steps(mel, length, frames), self.hide(batch, frames)
+        coded = self._coded(mel, length, frames) if self.config.cepstra else features
+        asked = self._with_kept(hidden, batch, frames) if self.training and self.config.keep_fraction else hidden
+        return {"frames": frames, "features": features, "coded": coded, "hidden": hidden, "asked": asked}
+
+    def _coded(self, mel: Tensor, length: Int[Tensor, " batch"], frames: Frames) -> Float[Tensor, "step dim"]:
+        """What the codes are of."""
+        if self.config.cepstra:
+            return self.front_end.cepstra(mel, length, frames, self.config.cepstra)
+        return self.front_end.steps(mel, length, frames)
+
+    def _with_kept(self, hidden: Hidden, batch: Batch, frames: Frames) -> Hidden:
+        """The hidden steps, and visible ones that are to be predicted like them."""
+        fraction, seed = self.config.keep_fraction, (self.mask_seed ^ STREAM_KEPT) & (2**63 - 1)
+        span = min(self.config.span, frames.width)
+        kept = span_mask(NoiseKey.of(batch, seed), frames.width, fraction, valid=frames.real, span=span)
+        most = hidden.most + int(counts_of(torch.tensor([frames.width]), frames.width, fraction))
+        return locate(hidden.mask | kept, frames, min(most, frames.width))
 
     def encode(self, view: View) -> Float[Tensor, "1 hidden dim"]:
-        """The hidden steps, encoded among all steps of their recording."""
+        """The hidden steps, and those kept, encoded among all steps of their recording."""
         x = self.encoder.embed(self.encoder.feature_norm(view["features"]), view["frames"], view["hidden"].mask)
-        return self.encoder.trunk(x, view["frames"].packing, output=view["hidden"].ids)
+        return self.encoder.trunk(x, view["frames"].packing, output=view["asked"].ids)
 
     def predict(self, latent: Float[Tensor, "1 hidden dim"], view: View) -> Float[Tensor, "hidden codebook code"]:  # noqa: ARG002
         """Logits of all codes of each codebook."""
@@ -167,12 +206,12 @@ class BestRQ(AudioPredictor):
 
     def target(self, batch: Batch, view: View) -> Int[Tensor, "hidden codebook"]:  # noqa: ARG002
         """The codes that the hidden steps have."""
-        return self.code_of(view["features"].index_select(0, view["hidden"].ids[0]))
+        return self.code_of(view["coded"].index_select(0, view["asked"].ids[0]))
 
     def score(self, prediction: Tensor, target: Tensor, view: View) -> dict[str, Float[Tensor, ""]]:
         """Cross-entropy in nats. ``reference``: that of how often each code occurs. In evaluation also
         ``reference_repeat``, a guess that the nearest visible step's code comes again."""
-        hidden: Hidden = view["hidden"]
+        hidden: Hidden = view["asked"]
         loss = F.cross_entropy(prediction.float().flatten(0, 1), target.flatten(), reduction="none")
         book = torch.arange(target.shape[1], device=target.device)
         known = self.marginal[book, target]
@@ -183,7 +222,7 @@ class BestRQ(AudioPredictor):
             "reference": hidden.sum(-known.mean(-1)),
             "accuracy": hidden.sum((prediction.argmax(-1) == target).float().mean(-1)),
             "code_perplexity": perplexity(shares) / len(shares) * count,
-            "mask_coverage": count * count / view["frames"].lengths.sum().clamp_min(1),
+            "mask_coverage": count * view["hidden"].counts.sum() / view["frames"].lengths.sum().clamp_min(1),
             # a batch with nothing hidden has a loss of 0, not one that is not a number
             "count": count.clamp_min(1),
         }
@@ -197,7 +236,7 @@ class BestRQ(AudioPredictor):
         """Log probability of the targets where a code at distance d comes again with the share counted for d."""
         frames: Frames = view["frames"]
         hidden: Hidden = view["hidden"]
-        codes = frames.put_back(self.code_of(view["features"]))
+        codes = frames.put_back(self.code_of(view["coded"]))
         place, distance = nearest_visible(hidden.mask, frames)
         step = hidden.ids[0] if frames.place is None else frames.place[hidden.ids[0]]
         near = codes.flatten(0, 1)[place.flatten()[step] + hidden.row * frames.width]

@@ -15,8 +15,9 @@ from mmssl.errors import UserError
 from mmssl.masking import NoiseKey, draw_negatives
 from mmssl.nn import AudioEncoderConfig, MelConfig, QuantizerConfig, TransformerConfig, WaveformConfig, transformer
 from mmssl.nn.audio_encoder import AudioEncoder
+from mmssl.nn.mel import MelFrontEnd
 from mmssl.nn.quantizer import GumbelQuantizer, Quantized, gumbel, perplexity, usage
-from mmssl.predictors.audio import AudioPredictor, Hidden, check_spans
+from mmssl.predictors.audio import AudioPredictor, Hidden, check_spans, check_variation
 from mmssl.predictors.base import Batch, View
 
 STREAM_GUMBEL = 0x77617632
@@ -54,9 +55,12 @@ class Wav2Vec2Config:
     """What each training batch multiplies it by."""
     quantizer_dropout: float = 0.0
     """Dropout on the quantizer's input; 0.1 in base."""
+    variation: float = 0.0
+    """Strength of other voices and microphones in training, see :mod:`mmssl.perturbations.spectrogram`."""
 
     def __post_init__(self) -> None:
         check_spans(self.mask_fraction, self.span)
+        check_variation(self.variation, self.encoder.front_end)
         if self.negatives < 1 or self.projection_dim < 1:
             raise UserError(
                 f"negatives and projection_dim must be at least 1, got {self.negatives} and {self.projection_dim}"
@@ -79,8 +83,9 @@ def _trunk(shape: TransformerConfig, **changes: Any) -> TransformerConfig:
 def nano() -> Wav2Vec2Config:
     """Four layers of 192 on mel frames of 20 ms: for two CPU cores and minutes of speech. Not a published model."""
     trunk = _trunk(TransformerConfig(dim=192, depth=4, heads=3, mlp_dim=768), norm="post")
-    encoder = AudioEncoderConfig(trunk, MelConfig(stack=2), position_kernel=32)
-    return Wav2Vec2Config(encoder, QuantizerConfig(groups=2, entries=64, dim=128), projection_dim=128, negatives=50)
+    encoder = AudioEncoderConfig(trunk, MelConfig(stack=2, prior_seconds=0.5), position_kernel=32)
+    quantizer = QuantizerConfig(groups=2, entries=64, dim=128)
+    return Wav2Vec2Config(encoder, quantizer, projection_dim=128, negatives=50, variation=1.0)
 
 
 def small() -> Wav2Vec2Config:
@@ -150,7 +155,10 @@ class Wav2Vec2(AudioPredictor):
     def perturb(self, batch: Batch) -> View:
         """Compute the frames, hide spans of them, quantize what was hidden, and draw what it is told from."""
         frames = self.encoder.layout(batch["audio"], batch["length"])
-        features = self.encoder.features(batch["audio"], batch["length"], frames)
+        if isinstance(self.encoder.front_end, MelFrontEnd):
+            features = self.encoder.front_end.steps(self.spectrogram(batch), batch["length"], frames)
+        else:
+            features = self.encoder.features(batch["audio"], batch["length"], frames)
         if features.requires_grad and self.config.feature_gradient != 1:
             features = _ScaleGradient.apply(features, self.config.feature_gradient)
             assert isinstance(features, Tensor)

@@ -2,7 +2,7 @@
 
 import torch
 
-from mmssl.nn.frames import part_means
+from mmssl.nn.frames import part_statistics
 
 
 def test_means_over_parts_are_those_of_slices():
@@ -10,7 +10,7 @@ def test_means_over_parts_are_those_of_slices():
     lengths = torch.tensor([12, 8, 5, 3, 1, 0])
     x = torch.randn(6, 12, 3, generator=generator)
     x[3, 3:] = torch.nan  # what lies behind the end is not looked at
-    found = part_means(x, lengths, 4).view(6, 4, 3)
+    found = part_statistics(x, lengths, 4).view(6, 4, 3)
     for row, length in enumerate(lengths.tolist()):
         for part in range(4):
             if not length:
@@ -23,5 +23,5 @@ def test_means_over_parts_are_those_of_slices():
 
 def test_all_parts_together_weigh_as_the_whole_where_they_are_equal():
     x = torch.randn(2, 16, 5, generator=torch.Generator().manual_seed(1))
-    found = part_means(x, torch.tensor([16, 8]), 4).view(2, 4, 5).mean(1)
+    found = part_statistics(x, torch.tensor([16, 8]), 4).view(2, 4, 5).mean(1)
     torch.testing.assert_close(found, torch.stack([x[0].mean(0), x[1, :8].mean(0)]))

@@ -50,6 +50,12 @@ class AudioPart:
     def __len__(self) -> int:
         return len(self.targets)
 
+    def speakers(self) -> list[str]:
+        """The speaker of each recording in ``source``; empty where one of them is not known."""
+        everyone = list(range(len(self.source)))
+        speakers = _speakers(self.source, "", everyone)
+        return [speakers[number] for number in everyone] if speakers else []
+
     def samples(self, sample_rate: int) -> Int64[np.ndarray, "item 2"]:
         """First sample and the one behind the last, at ``sample_rate``; within the recording. Raises MediaError."""
         edges = np.empty((len(self), 2), np.int64)

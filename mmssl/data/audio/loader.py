@@ -49,6 +49,7 @@ class AudioLoader:
         sample_rate: of the batches, in Hz.
         max_seconds: longer recordings are cut into pieces of this length.
         min_seconds: shorter recordings are skipped.
+        shortest_piece: seconds; pieces vary in length from these to ``max_seconds``. None: all as long as possible.
         batch_seconds: of a batch on each rank, padding included; at least ``max_seconds``.
         seed: of order and segments.
         workers: processes that decode; 0 decodes in this one.
@@ -71,6 +72,7 @@ class AudioLoader:
         sample_rate: int = 16_000,
         max_seconds: float,
         min_seconds: float = 0.1,
+        shortest_piece: float | None = None,
         batch_seconds: float,
         seed: int,
         workers: int = 0,
@@ -95,7 +97,8 @@ class AudioLoader:
             failures[index] = MediaError("short", f"{long} are fewer than the least of {min_seconds:g} s")
         source.note_skipped(failures, max_skipped, HARMLESS)
         usable = np.array([index for index in range(len(source)) if index not in failures], np.int64)
-        self.pieces = cut(lengths, usable, self.most)
+        self.shortest = None if shortest_piece is None else max(1, round(shortest_piece * sample_rate))
+        self.pieces = cut(lengths, usable, self.most, self.shortest, seed)
         self.seconds = float(self.pieces.length.sum()) / sample_rate
         """Of an epoch, without padding."""
         self.order = LengthBatches(self.pieces.length, self.budget, seed, rank, world_size)
@@ -182,7 +185,7 @@ class AudioLoader:
 
     def fingerprint(self) -> str:
         """Hash of data and cutting: equal as long as an id stands for the same piece."""
-        text = f"{self.source.fingerprint()} {self.sample_rate} {self.most} {self.least}"
+        text = f"{self.source.fingerprint()} {self.sample_rate} {self.most} {self.least} {self.shortest}"
         return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 
 
