@@ -1,7 +1,7 @@
 """A clip: pictures and sound of one video on one clock, and the settings that say how it was made.
 
-**The clock** is the container's: seconds = pts x time base, for both streams. A clip begins where both streams have
-begun and ends where the first of them ends; nothing is padded. With ``start`` seconds for frame 0 and R frames a second
+**The clock** is the container's: seconds = pts x time base, for both streams. A clip begins with the first
+frame from where both streams have begun, and ends where the first of them ends; nothing is padded. With ``start`` seconds for frame 0 and R frames a second
 
 - frame i shows the last source frame whose time stamp is at most start + i / R, as a viewer would see it;
 - audio sample ``i * samples_per_frame`` is the sample at start + i / R (to the nearest of the recording's own samples:
