@@ -5,7 +5,7 @@ spawned, since decoders must not meet what a parent has loaded. One broken file 
 """
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 
 from mmssl.data.labels import LabelTable
@@ -40,7 +40,7 @@ def fill_store(
         else:
             todo.append(index)
     make = partial(_make, source, store.settings, store.keys())
-    patience = source.limits.patience(_longest(source, todo, workers))
+    patience = source.limits.patience(longest_of(source, todo, workers))
     made = map_files(make, todo, workers=workers, seconds=patience, method="spawn")
     try:
         for done, (index, result) in enumerate(made, len(keys) + 1):
@@ -78,7 +78,7 @@ def _make(
         return key, error
 
 
-def _longest(source: VideoSource, indices: list[int], workers: int) -> float:
+def longest_of(source: VideoSource, indices: Sequence[int], workers: int) -> float:
     """Seconds that the longest of these videos promises."""
     if not workers:
         return 0.0  # nothing can be killed: each file's own alarm knows its length
