@@ -26,7 +26,8 @@ def inspect(
     Args:
         data: Folder, file, tar file or Hugging Face data set; of pictures, recordings and videos also a list (.txt,
             .csv, .jsonl).
-        kind: What to look at; auto looks at which files are there and says so. Of videos, audio looks at the sound only.
+        kind: What to look at; auto looks at which files are there and says so. Of videos, audio looks at the
+            sound only.
         split: Look at one split only.
         channels: Channels to read pictures with.
         tokenizer: Directory of the tokenizer to count tokens with; by default one is trained on the texts.

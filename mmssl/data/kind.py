@@ -16,6 +16,7 @@ _WORDS: dict[Kind, tuple[str, str]] = {
     "images": ("picture", "pictures"), "audio": ("recording", "recordings"), "text": ("file of text", "files of text"),
     "video": ("video", "videos"),
 }  # fmt: skip
+_LOOKED_AT = {"images": "images", "audio": "audio", "text": "text", "video": "videos"}
 _FIRST = 1000
 # files that go with a data set and are not data
 _BESIDE = ("readme", "license", *TABLES)
@@ -32,12 +33,14 @@ def kind_of(data: str | Path) -> tuple[Kind, str]:
     if (path / "dataset_dict.json").is_file() or (path / "state.json").is_file():
         kind = _dataset_kind(path)
         return kind, f"{data} is a Hugging Face dataset of {kind}"
+    if (path / "clips.json").is_file():
+        return "video", f"{data} is a cache of clips of videos"
     if path.is_file() and not is_tar(path):
         listed = _listed(path)
         if listed is None and is_text(path.name):
             return "text", f"{data} is a file of text"
         if _ends_in(listed or path.name, VIDEO):
-            return "video", f"{data} is a video or a list of videos; --kind audio looks at the sound only"
+            return "video", f"{data} is a video or a list of videos; --kind audio looks at their sound only"
         if RECORDINGS.wanted(listed or path.name):
             return "audio", f"{data} is a recording or a list of recordings"
         return "images", f"{data} is a picture or a list of pictures"
@@ -49,10 +52,11 @@ def kind_of(data: str | Path) -> tuple[Kind, str]:
         "text": sum(map(is_text, names)),
     }
     kind = max(counts, key=lambda name: counts[name])
-    others = [name for name, count in counts.items() if (count or (kind == "video" and name == "audio")) and name != kind]
+    others = [name for name, count in counts.items() if count and name != kind]
     hint = f"; --kind {' or '.join(others)} looks at the others" if others else ""
+    hint += "; --kind audio looks at their sound only" if kind == "video" else ""
     said = ", ".join(f"{count:,} {_WORDS[name][count > 1]}" for name, count in counts.items() if count) or "no files"
-    return kind, f"{said}: looking at the {kind}{hint}"
+    return kind, f"{said}: looking at the {_LOOKED_AT[kind]}{hint}"
 
 
 def _ends_in(name: str, extensions: frozenset[str]) -> bool:

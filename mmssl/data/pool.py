@@ -145,9 +145,7 @@ def _receive(worker: _Worker) -> Iterator[tuple[int, Any]]:
         yield index, result
 
 
-def _next(
-    worker: _Worker, function: Callable[[int], Any], chunks: list[list[int]], method: str
-) -> _Worker | None:
+def _next(worker: _Worker, function: Callable[[int], Any], chunks: list[list[int]], method: str) -> _Worker | None:
     """Give a worker that is done its next chunk, or replace one that died."""
     todo = worker.todo or (chunks.pop() if chunks else [])
     if not worker.alive:

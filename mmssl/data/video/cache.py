@@ -82,7 +82,9 @@ def longest_of(source: VideoSource, indices: Sequence[int], workers: int) -> flo
     """Seconds that the longest of these videos promises."""
     if not workers:
         return 0.0  # nothing can be killed: each file's own alarm knows its length
-    lengths = map_files(partial(_length, source), indices, workers=workers, seconds=source.limits.seconds, method="spawn")
+    lengths = map_files(
+        partial(_length, source), indices, workers=workers, seconds=source.limits.seconds, method="spawn"
+    )
     return max((length for _, length in lengths if not isinstance(length, MediaError)), default=0.0)
 
 

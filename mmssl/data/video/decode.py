@@ -180,7 +180,9 @@ def _begin(start: float | None, both: float, time: float, tick: float, settings:
     if start is None:
         return time if time <= both + 1 / settings.fps else both
     if start < both - max(tick, 1e-3):
-        raise MediaError("apart", f"its picture and its sound both exist only from {both:.3f} s on, not at {start:.3f} s")
+        raise MediaError(
+            "apart", f"its picture and its sound both exist only from {both:.3f} s on, not at {start:.3f} s"
+        )
     return max(start, both)
 
 
@@ -219,7 +221,7 @@ class _Finder:
             raise MediaError(
                 "small", f"the box {self.settings.crop} reaches beyond its {pixels.shape[1]} x {pixels.shape[0]} pixels"
             )
-        return top, left, height, width
+        return float(top), float(left), float(height), float(width)
 
 
 def _show(
@@ -243,8 +245,10 @@ def _assemble(
     boxes: list[tuple[float, float, float, float]], start: float, form: str, promised: float,
 ) -> Clip:  # fmt: skip
     """Cut both to the interval where both exist."""
-    if stop is None and promised and max(track.end, sound.end) - min(track.times[0], sound.start) < promised - max(
-        _SHORTFALL, 0.1 * promised
+    if (
+        stop is None
+        and promised
+        and max(track.end, sound.end) - min(track.times[0], sound.start) < promised - max(_SHORTFALL, 0.1 * promised)
     ):
         length = max(track.end, sound.end) - min(track.times[0], sound.start)
         raise MediaError("broken", f"it ends after {length:.2f} s of the {promised:.2f} s it promises: it was cut off")

@@ -102,7 +102,9 @@ def test_late_tracks_are_the_same_recording_moved_on_the_clock() -> None:
     moved = late_picture.video[:40].astype(float)
     errors = [np.abs(late_sound.video[at : at + 40] - moved).mean() for at in range(10)]
     # late_sound begins with frame 9 (0.36 s), late_picture with frame 0 (0.4 s): nine frames of it are not there
-    forward = [np.abs(late_picture.video[at : at + 40].astype(float) - late_sound.video[:40]).mean() for at in range(20)]
+    forward = [
+        np.abs(late_picture.video[at : at + 40].astype(float) - late_sound.video[:40]).mean() for at in range(20)
+    ]
     assert int(np.argmin(forward)) == 9
     assert min(forward) < min(errors)
 

@@ -31,7 +31,8 @@ def check(clip: Clip, times: np.ndarray, sound_start: float = 0.0, exact: bool =
 
 
 @pytest.mark.parametrize(
-    ("ending", "codec"), [("mov", "libx264"), ("mkv", "libx264"), ("avi", "mjpeg"), ("mp4", "mpeg4"), ("webm", "libvpx")]
+    ("ending", "codec"),
+    [("mov", "libx264"), ("mkv", "libx264"), ("avi", "mjpeg"), ("mp4", "mpeg4"), ("webm", "libvpx")],
 )
 def test_both_streams_from_the_start(tmp_path: Path, ending: str, codec: str) -> None:
     sound = {"mp4": "aac", "webm": "libopus"}.get(ending, "pcm_s16le")

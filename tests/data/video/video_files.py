@@ -67,9 +67,7 @@ def write_video(
         if samples is not None:
             voice = file.add_stream(sound, rate=rate, layout="mono" if channels == 1 else "stereo")
         for number, time in enumerate(times):
-            pixels = (
-                pictures[number] if pictures is not None else np.full((*size, 3), level(number), np.uint8)
-            )
+            pixels = pictures[number] if pictures is not None else np.full((*size, 3), level(number), np.uint8)
             frame = av.VideoFrame.from_ndarray(pixels, format="rgb24").reformat(format=track.pix_fmt)
             frame.pts, frame.time_base = round(time / TICK), TICK
             file.mux(track.encode(frame))
@@ -82,7 +80,9 @@ def write_video(
                 late = sound_gap[1] if sound_gap and begin >= sound_gap[0] else 0.0
                 frame.sample_rate, frame.time_base = rate, Fraction(1, rate)
                 frame.pts = begin + round((sound_start + late) * rate)
-                for ready in av.AudioResampler(format=voice.codec_context.format, layout=voice.layout, rate=rate).resample(frame):
+                for ready in av.AudioResampler(
+                    format=voice.codec_context.format, layout=voice.layout, rate=rate
+                ).resample(frame):
                     ready.pts = frame.pts
                     file.mux(voice.encode(ready))
             file.mux(voice.encode(None))
