@@ -8,7 +8,7 @@ frame 0 and R frames a second
 - audio sample ``i * samples_per_frame`` is the sample at start + i / R (to the nearest of the recording's own samples:
   at most 31 microseconds away at 16 kHz).
 
-**The sign** of an offset: positive = the sound leads the picture (ITU-R BT.1359; Chung & Zisserman, ACCV 2016 workshop).
+**The sign** of an offset: positive = the sound leads the picture (ITU-R BT.1359; SyncNet, Chung & Zisserman 2016).
 """
 
 from dataclasses import dataclass, field, fields

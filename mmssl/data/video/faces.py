@@ -113,7 +113,7 @@ def boxes_at(
     size: tuple[int, int],
     picture: tuple[int, int],
 ) -> Float64[np.ndarray, "frame 4"]:
-    """Top, left, height and width of the crop at each time: inside the picture (height, width), shaped like ``size``."""
+    """Top, left, height and width of the crop at each time: inside the picture, of the shape of ``size``."""
     down, share = _PLACES[what]
     left, top, side = squares.T
     centre_x = _smooth(times, seen_at, left + side / 2, _MOVE_SECONDS)

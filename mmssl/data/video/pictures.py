@@ -50,7 +50,7 @@ def _decoded(container: Any, stream: Any, begin: float | None) -> Iterator[Any]:
 
 
 def end_of(time: float, frame: Any, tick: float, usual: float) -> float:
-    """When the last frame stops being shown: after its stated duration where that makes sense, or the usual interval."""
+    """When the last frame stops being shown: after its stated duration, if that makes sense, or the usual one."""
     stated = (frame.duration or 0) * tick
     return time + (stated if max(0.5 * usual, 1e-6) <= stated <= max(2 * usual, 0.25) else usual or 0.04)
 

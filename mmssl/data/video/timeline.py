@@ -53,7 +53,7 @@ def usual_interval(times: Float64[np.ndarray, " frame"]) -> float:
 
 
 def is_variable(times: Float64[np.ndarray, " frame"], tick: float) -> bool:
-    """Whether intervals differ from the usual one by more than rounding to the container's ticks, or to 1 ms, explains."""
+    """Whether intervals differ from the usual one by more than rounding to ticks, or to 1 ms, explains."""
     if len(times) < 3:
         return False
     return bool(np.abs(np.diff(times) - usual_interval(times)).max() > max(2 * tick, _JITTER))
