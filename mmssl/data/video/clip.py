@@ -11,7 +11,7 @@ frame 0 and R frames a second
 **The sign** of an offset: positive = the sound leads the picture (ITU-R BT.1359; SyncNet, Chung & Zisserman 2016).
 """
 
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import numpy as np
@@ -126,7 +126,7 @@ class Streams:
     def from_dict(cls, data: dict[str, Any]) -> "Streams":
         """From JSON."""
         gaps = {name: tuple((at, length) for at, length in data[name]) for name in ("picture_gaps", "sound_gaps")}
-        return cls(**{item.name: data[item.name] for item in fields(cls)} | gaps)
+        return cls(**{**data, **gaps})
 
 
 @dataclass(frozen=True)

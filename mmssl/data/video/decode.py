@@ -59,7 +59,7 @@ def read_clip(
         read = partial(_read, extent, settings, start, seconds, limits)
         if not own_process:
             return read(0)
-        patience = limits.patience(length_of(extent, limits))
+        patience = limits.patience_of_bytes(extent.size)
         clip = next(map_files(read, [0], workers=1, seconds=patience, method="spawn"))[1]
         if isinstance(clip, MediaError):
             raise clip
@@ -72,12 +72,6 @@ def _read(
     extent: Extent, settings: ClipSettings, start: float | None, seconds: float | None, limits: VideoLimits, _: int
 ) -> Clip:
     return decode_clip(extent, settings, start, seconds, limits)
-
-
-def length_of(extent: Extent, limits: VideoLimits) -> float:
-    """Seconds that the header promises; 0 where it says nothing. Raises MediaError as :func:`decode_clip`."""
-    with _refusals(limits.seconds), open_media(extent, limits.seconds) as container:
-        return max(0.0, (container.duration or 0) / 1e6)
 
 
 def decode_clip(

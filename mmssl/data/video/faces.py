@@ -11,6 +11,7 @@ not found, and a video of two speakers gives the larger of them.
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -56,7 +57,7 @@ def _cascade() -> Any:
     if not hasattr(cv2, "CascadeClassifier"):
         raise UserError(f"OpenCV {cv2.__version__} has no cascades any more: pip install 'opencv-python-headless<5'")
     cv2.setNumThreads(1)
-    return cv2.CascadeClassifier(cv2.data.haarcascades + "haarcascade_frontalface_alt2.xml")
+    return cv2.CascadeClassifier(str(Path(cv2.__file__).parent / "data" / "haarcascade_frontalface_alt2.xml"))
 
 
 def look(time: float, luma: UInt8[np.ndarray, "height width"]) -> Seen:

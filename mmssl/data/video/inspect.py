@@ -14,7 +14,6 @@ from mmssl.data.limits import MediaError
 from mmssl.data.pool import map_files
 from mmssl.data.report import QUANTILES, class_counts, overview, print_classes, print_files, quantiles
 from mmssl.data.skipped import Skipped
-from mmssl.data.video.cache import longest_of
 from mmssl.data.video.doctor import SILENCE_DB, Examined, examine, findings
 from mmssl.data.video.limits import VideoLimits
 from mmssl.data.video.source import VideoSource, open_videos
@@ -83,7 +82,7 @@ def _examine_all(source: VideoSource, workers: int) -> tuple[dict[int, Examined]
     seen: dict[int, Examined] = {}
     failures: dict[int, MediaError] = {}
     everything = range(len(source))
-    patience = source.limits.patience(longest_of(source, everything, workers))
+    patience = source.limits.patience_of_bytes(max(source.stamp(index)[0] for index in everything))
     results = map_files(partial(_examine, source), everything, workers=workers, seconds=patience, method="spawn")
     with Progress(transient=True, disable=not Console().is_terminal) as bar:
         for index, result in bar.track(results, total=len(source), description="decoding"):
