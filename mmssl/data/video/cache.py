@@ -138,5 +138,8 @@ def cached_listing(store: ClipStore, split: str | None) -> tuple[Listing, list[s
         table = LabelTable.parse(manifest.read_text(encoding="utf-8"), str(manifest))
     part = Part(_Listed(store, sorted(keys)), "", table)
     listing = list_parts([part], split, VIDEOS, str(store.folder))
-    gone = MediaError("broken", "it gave no clip when the cache was made, see skipped.jsonl there")
-    return listing, [keys[entry.file] if keys[entry.file] in store else gone for entry in listing.entries]
+    said = {row["file"]: MediaError(row["kind"], row["reason"]) for row in read_rows(store.folder / "skipped.jsonl")}
+    lost = MediaError("broken", "its clip is not there any more: run data_prep/cache_clips.py again")
+    return listing, [
+        keys[entry.file] if keys[entry.file] in store else said.get(entry.file, lost) for entry in listing.entries
+    ]

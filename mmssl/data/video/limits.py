@@ -11,9 +11,9 @@ class VideoLimits:
     """Height times width of a frame: 8K has 33 million; a decompression bomb claims more."""
     clip_bytes: int = 4 * 2**30
     """Of one clip in memory: 4 GiB are 10 hours at 64 x 64 pixels of luma."""
-    seconds: float = 20.0
-    """Time to open a file and to read from it."""
-    least_speed: float = 1.0
+    seconds: float = 120.0
+    """Time to open a file and to read from it. By the clock, and a process beside others may get little of a core."""
+    least_speed: float = 0.2
     """Decoding may take ``seconds`` and the length of the video over this: slower ones hang or are bombs."""
 
     def patience(self, length: float) -> float:

@@ -205,3 +205,27 @@ def test_a_folder_of_other_things_is_not_filled(tmp_path: Path) -> None:
     (tmp_path / "empty/clips.json").write_text("{}")
     with pytest.raises(UserError, match="is damaged"):
         open_clips(tmp_path / "empty")
+
+
+def test_a_video_that_took_too_long_is_tried_again_and_told_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = videos(tmp_path / "data", 2)
+    real = filling.decode_clip
+
+    def slow(extent, *more):
+        if extent.path.endswith("1.mov"):
+            raise MediaError("timeout", "decoding took longer than 1 s")
+        return real(extent, *more)
+
+    source = open_videos(data)
+    with monkeypatch.context() as patch:
+        patch.setattr(filling, "decode_clip", slow)
+        store = ClipStore(tmp_path / "out", SMALL)
+        write_listing(source, store, fill_store(source, store))
+    failures = open_clips(tmp_path / "out").failures
+    assert {index: str(error) for index, error in failures.items()} == {1: "decoding took longer than 1 s"}
+    store = ClipStore(tmp_path / "out", SMALL)
+    write_listing(source, store, fill_store(source, store))
+    assert open_clips(tmp_path / "out").failures == {}
+    shard = next((tmp_path / "out").glob("shard-*.bin"))
+    shard.unlink()
+    assert "run data_prep/cache_clips.py again" in str(open_clips(tmp_path / "out").failures.popitem()[1])
