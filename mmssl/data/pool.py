@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import torch
 
@@ -22,7 +22,8 @@ from mmssl.data.limits import MediaError
 
 T = TypeVar("T")
 # fork shares what the parent has loaded; elsewhere it is not available or not safe
-START_METHOD = "fork" if sys.platform == "linux" else "spawn"
+Method = Literal["fork", "spawn"]
+START_METHOD: Method = "fork" if sys.platform == "linux" else "spawn"
 _PATIENCE = 2.0
 """A worker is killed after this multiple of the time limit: its own alarm should have rung long before."""
 _CHUNK = 64
@@ -30,7 +31,12 @@ _MESSAGE_SECONDS = 0.05
 
 
 def map_files(
-    function: Callable[[int], T], indices: Sequence[int], *, workers: int, seconds: float
+    function: Callable[[int], T],
+    indices: Sequence[int],
+    *,
+    workers: int,
+    seconds: float,
+    method: Method = START_METHOD,
 ) -> Iterator[tuple[int, T | MediaError]]:
     """Yield (index, result) for every index, in no particular order; a MediaError stands for its result.
 
@@ -42,6 +48,8 @@ def map_files(
         indices: what to apply it to.
         workers: number of processes; 0 works in this one.
         seconds: the time one call may take by its own account.
+        method: how processes start; "spawn" where what the parent has loaded must not be shared, such as decoders with
+            threads of their own.
     """
     if workers < 1:
         for index in indices:
@@ -52,7 +60,7 @@ def map_files(
     running: dict[Connection, _Worker] = {}
     try:
         for _ in range(min(workers, len(chunks))):
-            worker = _start(function, chunks.pop())
+            worker = _start(function, chunks.pop(), method)
             running[worker.pipe] = worker
         while running:
             ready = wait(list(running), timeout=0.5)
@@ -61,7 +69,7 @@ def map_files(
                 yield from _receive(worker)
                 if not worker.todo or not worker.alive:
                     del running[worker.pipe]
-                    successor = _next(worker, function, chunks)
+                    successor = _next(worker, function, chunks, method)
                     if successor is not None:
                         running[successor.pipe] = successor
             for worker in running.values():
@@ -105,8 +113,8 @@ class _Raised:
     error: Exception
 
 
-def _start(function: Callable[[int], Any], todo: list[int]) -> _Worker:
-    context = multiprocessing.get_context(START_METHOD)
+def _start(function: Callable[[int], Any], todo: list[int], method: Method) -> _Worker:
+    context: Any = multiprocessing.get_context(method)
     ours, theirs = context.Pipe()
     place = context.RawValue("q", -1)
     process = context.Process(target=_work, args=(function, theirs, place), daemon=True)
@@ -138,12 +146,12 @@ def _receive(worker: _Worker) -> Iterator[tuple[int, Any]]:
         yield index, result
 
 
-def _next(worker: _Worker, function: Callable[[int], Any], chunks: list[list[int]]) -> _Worker | None:
+def _next(worker: _Worker, function: Callable[[int], Any], chunks: list[list[int]], method: Method) -> _Worker | None:
     """Give a worker that is done its next chunk, or replace one that died."""
     todo = worker.todo or (chunks.pop() if chunks else [])
     if not worker.alive:
         worker.pipe.close()
-        return _start(function, todo) if todo else None
+        return _start(function, todo, method) if todo else None
     worker.pipe.send(todo)  # an empty list ends it
     if not todo:
         worker.process.join()
