@@ -101,6 +101,12 @@ class RowCollector:
         self._held = windows if self._held is None else join([self._held, windows])
         self._judge(len(self._held) - self.reach)
 
+    def skip(self, count: int) -> None:
+        """So many windows that say nothing."""
+        if self._held is not None:
+            dim, none = self._held.visual.shape[1], torch.zeros(count)
+            self.add(Windows(torch.zeros(count, dim), torch.zeros(count, dim), none, none))
+
     def finish(self) -> ShiftScores:
         """The scores of all windows."""
         if self._held is not None:

@@ -9,7 +9,7 @@ from mmssl.data.limits import MediaError
 from mmssl.evaluation.offset.answer import answer
 from mmssl.evaluation.offset.calibration import Calibration
 from mmssl.evaluation.offset.embedding import RowCollector, embed_clip
-from mmssl.evaluation.offset.question import Answer, Question, undetermined
+from mmssl.evaluation.offset.question import Answer, Question, Reason, undetermined
 
 PIECE_SECONDS = 60.0
 """Read and embedded at a time."""
@@ -17,8 +17,10 @@ PIECE_SECONDS = 60.0
 Reader = Callable[[Path, float | None, float | None], Any]
 """Path, start and seconds to a :class:`mmssl.data.video.Clip`; raises MediaError."""
 
-NO_STREAM = {"no sound": "no sound track", "no picture": "no picture", "short": "too short"}
-"""Kinds of MediaError that are answers: the file is sound, and says nothing about an offset."""
+NO_ANSWER: dict[str, Reason] = {
+    "no sound": "no sound track", "no picture": "no picture", "no face": "no picture", "short": "too short",
+}  # fmt: skip
+"""Kinds of MediaError that are answers: the file can be read, and says nothing about an offset."""
 
 
 @dataclass(frozen=True)
@@ -28,8 +30,6 @@ class Measurement:
     path: Path
     answer: Answer | None
     failure: str | None = None
-    start: float = 0.0
-    """Seconds on the container's clock where both streams have begun."""
 
     @property
     def sentence(self) -> str:
@@ -49,31 +49,37 @@ class Synchroniser:
     def measure(self, path: Path) -> Measurement:
         """The offset of one file, or why there is none."""
         collector = RowCollector(self.predictor, self.question.reach)
-        start, stopped = None, None
         try:
-            while True:
-                at = None if start is None else start + collector.windows / self.question.fps
-                try:
-                    clip = self.read(path, at, PIECE_SECONDS)
-                except MediaError as error:
-                    if start is None:
-                        raise
-                    # asked for more right at the end, or damaged from here on
-                    stopped = None if error.kind == "short" else f"only the first {at - start:.0f} s: {error.reason}"
-                    break
-                start = clip.start if start is None else start
-                windows = embed_clip(self.predictor, clip.video, clip.audio)
-                if windows is None:
-                    break
-                collector.add(windows)
-                if len(clip.video) < round(PIECE_SECONDS * self.question.fps):
-                    break
+            cut = self._embed(path, collector)
         except MediaError as error:
-            reason: Any = NO_STREAM.get(error.kind)
+            reason = NO_ANSWER.get(error.kind)
             if reason is None:
                 return Measurement(path, None, error.reason)
             return Measurement(path, undetermined(reason, error.reason))
         found = answer(collector.finish(), collector.seen, collector.heard, self.calibration, self.question)
-        if stopped:
-            found = replace(found, warning=". ".join(filter(None, (found.warning, stopped))))
-        return Measurement(path, found, start=start or 0.0)
+        if cut:
+            found = replace(found, warning=". ".join(filter(None, (found.warning, cut))))
+        return Measurement(path, found)
+
+    def _embed(self, path: Path, collector: RowCollector) -> str | None:
+        """Embed the whole file, piece after piece; returns a sentence where only its beginning could be used."""
+        whole = round(PIECE_SECONDS * self.question.fps)
+        start: float | None = None
+        while True:
+            at = None if start is None else start + collector.windows / self.question.fps
+            try:
+                clip = self.read(path, at, PIECE_SECONDS)
+            except MediaError as error:
+                if start is None or at is None:
+                    raise
+                if error.kind == "no face":  # this minute shows none; the next one may
+                    collector.skip(whole)
+                    continue
+                # it ended with the piece before, or is damaged from here on
+                return None if error.kind == "short" else f"only the first {at - start:.0f} s were used: {error.reason}"
+            start = clip.start if start is None else start
+            windows = embed_clip(self.predictor, clip.video, clip.audio)
+            if windows is not None:
+                collector.add(windows)
+            if windows is None or len(clip.video) < whole:
+                return None
