@@ -30,7 +30,12 @@ _MESSAGE_SECONDS = 0.05
 
 
 def map_files(
-    function: Callable[[int], T], indices: Sequence[int], *, workers: int, seconds: float
+    function: Callable[[int], T],
+    indices: Sequence[int],
+    *,
+    workers: int,
+    seconds: float,
+    method: str = START_METHOD,
 ) -> Iterator[tuple[int, T | MediaError]]:
     """Yield (index, result) for every index, in no particular order; a MediaError stands for its result.
 
@@ -42,6 +47,8 @@ def map_files(
         indices: what to apply it to.
         workers: number of processes; 0 works in this one.
         seconds: the time one call may take by its own account.
+        method: how processes start; "spawn" where what the parent has loaded must not be shared, such as decoders with
+            threads of their own.
     """
     if workers < 1:
         for index in indices:
@@ -52,7 +59,7 @@ def map_files(
     running: dict[Connection, _Worker] = {}
     try:
         for _ in range(min(workers, len(chunks))):
-            worker = _start(function, chunks.pop())
+            worker = _start(function, chunks.pop(), method)
             running[worker.pipe] = worker
         while running:
             ready = wait(list(running), timeout=0.5)
@@ -61,7 +68,7 @@ def map_files(
                 yield from _receive(worker)
                 if not worker.todo or not worker.alive:
                     del running[worker.pipe]
-                    successor = _next(worker, function, chunks)
+                    successor = _next(worker, function, chunks, method)
                     if successor is not None:
                         running[successor.pipe] = successor
             for worker in running.values():
@@ -105,8 +112,8 @@ class _Raised:
     error: Exception
 
 
-def _start(function: Callable[[int], Any], todo: list[int]) -> _Worker:
-    context = multiprocessing.get_context(START_METHOD)
+def _start(function: Callable[[int], Any], todo: list[int], method: str) -> _Worker:
+    context = multiprocessing.get_context(method)
     ours, theirs = context.Pipe()
     place = context.RawValue("q", -1)
     process = context.Process(target=_work, args=(function, theirs, place), daemon=True)
@@ -138,12 +145,14 @@ def _receive(worker: _Worker) -> Iterator[tuple[int, Any]]:
         yield index, result
 
 
-def _next(worker: _Worker, function: Callable[[int], Any], chunks: list[list[int]]) -> _Worker | None:
+def _next(
+    worker: _Worker, function: Callable[[int], Any], chunks: list[list[int]], method: str
+) -> _Worker | None:
     """Give a worker that is done its next chunk, or replace one that died."""
     todo = worker.todo or (chunks.pop() if chunks else [])
     if not worker.alive:
         worker.pipe.close()
-        return _start(function, todo) if todo else None
+        return _start(function, todo, method) if todo else None
     worker.pipe.send(todo)  # an empty list ends it
     if not todo:
         worker.process.join()

@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import Float32
 
 from mmssl.data.audio.header import Header
-from mmssl.data.audio.window import Window
+from mmssl.data.window import Window
 from mmssl.data.stores import Extent
 from mmssl.errors import UserError
 

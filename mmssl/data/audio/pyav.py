@@ -7,8 +7,6 @@ the start gives. Containers whose clock is coarser than a frame (Matroska, WebM:
 these are decoded from the start, and counted.
 """
 
-import contextlib
-import io
 from collections.abc import Iterator
 from typing import Any
 
@@ -16,23 +14,20 @@ import numpy as np
 from jaxtyping import Float32
 
 from mmssl.data.audio.header import Header
-from mmssl.data.audio.window import Window
 from mmssl.data.limits import MediaError
+from mmssl.data.media import open_media, samples_of, sound_of
 from mmssl.data.stores import Extent
-from mmssl.errors import UserError
 
 PREROLL = 0.3
 """Seconds decoded and thrown away before a segment: the bit reservoir of MP3 reaches back 9 packets of 26 ms."""
-_TYPES = {"u8": "|u1", "s16": "=i2", "s32": "=i4", "s64": "=i8", "flt": "=f4", "dbl": "=f8"}
-"""FFmpeg's sample formats as numpy types."""
 _LONGEST_GAP = 600
 """Seconds of silence that a gap in the timestamps may stand for."""
 
 
 def read_header(extent: Extent, seconds: float) -> Header:
     """What the container says, and the rate and channels of the first packet that decodes. Raises MediaError."""
-    with _open(extent, seconds) as container:
-        stream = _sound_of(container)
+    with open_media(extent, seconds) as container:
+        stream = sound_of(container)
         frame = next(container.decode(stream), None)
         if frame is None or frame.sample_rate < 1:
             raise MediaError("broken", "it has no samples")
@@ -50,14 +45,14 @@ def read_frames(
 ) -> Float32[np.ndarray, "frame channel"]:
     """Frames ``start`` to ``stop``; fewer when the recording ends before."""
     found = np.zeros((stop - start, header.channels), np.float32)
-    with _open(extent, seconds) as container:
-        stream = _sound_of(container)
+    with open_media(extent, seconds) as container:
+        stream = sound_of(container)
         packets = _from(container, stream, header, start)
         end = start
         for place, frame in packets:
             low, high = max(place, start), min(place + frame.samples, stop)
             if low < high:
-                found[low - start : high - start] = _to_float(frame)[low - place : high - place]
+                found[low - start : high - start] = samples_of(frame)[low - place : high - place]
                 end = high
             if place + frame.samples >= stop:
                 return found
@@ -83,15 +78,15 @@ def _from(container: Any, stream: Any, header: Header, start: int) -> Iterator[t
 
 def blocks(extent: Extent, header: Header, seconds: float) -> Iterator[Float32[np.ndarray, "frame channel"]]:
     """All frames from the start, a packet at a time."""
-    with _open(extent, seconds) as container:
+    with open_media(extent, seconds) as container:
         end = 0
-        for place, frame in _placed(container, _sound_of(container), header):
+        for place, frame in _placed(container, sound_of(container), header):
             if place > end:
                 if place - end > _LONGEST_GAP * header.rate:
                     raise MediaError("broken", f"its timestamps jump by {(place - end) / header.rate:,.0f} s")
                 yield np.zeros((place - end, header.channels), np.float32)
             if place + frame.samples > end:
-                yield _to_float(frame)[max(0, end - place) :]
+                yield samples_of(frame)[max(0, end - place) :]
                 end = place + frame.samples
 
 
@@ -112,43 +107,3 @@ def _placed(container: Any, stream: Any, header: Header) -> Iterator[tuple[int, 
             place = (2 * (frame.pts - header.offset) * up + down) // (2 * down)
         yield place, frame
         place += frame.samples
-
-
-def _to_float(frame: Any) -> Float32[np.ndarray, "frame channel"]:
-    kind = frame.format.name.removesuffix("p")
-    if kind not in _TYPES:
-        raise MediaError("unsupported", f"its samples are of type {frame.format.name}")
-    # one plane a channel, or all channels in one; either may be longer than its samples
-    planes = [np.frombuffer(plane, _TYPES[kind]) for plane in frame.planes]
-    channels = frame.layout.nb_channels
-    if len(planes) == channels:
-        samples = np.stack([plane[: frame.samples] for plane in planes], 1) if channels > 1 else planes[0][:, None]
-    else:
-        samples = planes[0].reshape(-1, channels)
-    samples = samples[: frame.samples]
-    if kind == "u8":
-        return (samples.astype(np.float32) - 128) * np.float32(2.0**-7)
-    if samples.dtype.kind == "i":
-        return np.multiply(samples, np.float32(2.0 ** (1 - 8 * samples.itemsize)), dtype=np.float32)
-    return samples if kind == "flt" else samples.astype(np.float32)
-
-
-def _sound_of(container: Any) -> Any:
-    if not container.streams.audio:
-        raise MediaError("no sound", "it has no sound track")
-    stream = container.streams.audio[0]
-    if stream.codec_context is None:
-        raise MediaError("unsupported", "no decoder is known for its coding")
-    stream.codec_context.thread_count = 1  # starting threads takes longer than a segment
-    return stream
-
-
-@contextlib.contextmanager
-def _open(extent: Extent, seconds: float) -> Iterator[Any]:
-    try:
-        import av
-    except ImportError:
-        raise UserError(f"{extent.path} needs PyAV to be read: pip install 'mmssl[audio]'") from None
-    with contextlib.ExitStack() as stack:
-        file = extent.path if extent.alone else stack.enter_context(io.BufferedReader(Window(extent), 2**16))
-        yield stack.enter_context(av.open(file, timeout=seconds, metadata_errors="replace"))
