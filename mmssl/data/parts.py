@@ -92,6 +92,11 @@ def list_files(data: str | Path | Sequence[str | Path], split: str | None, mediu
     parts = [part for path in given for part in _open_one(Path(path), medium)]
     if len(parts) > 1:
         parts = _with_prefixes(parts)
+    return list_parts(parts, split, medium, name)
+
+
+def list_parts(parts: list[Part], split: str | None, medium: Medium, name: str) -> Listing:
+    """The same for stores that are open already; ``name`` is what the user called them."""
     entries, others = _entries(parts, medium)
     if not entries:
         seen = f" (it holds {len(others)} other files, such as {others[0].file})" if others else ""

@@ -33,6 +33,8 @@ class FileSource:
     """What the files are, for messages: "images", "recordings"."""
 
     def __init__(self, listing: Listing) -> None:
+        self.listing = listing
+        """Of all files of the split, also where this is a part of them."""
         self._parts, self._entries, self._classes = listing.parts, listing.entries, listing.classes
         self.name = listing.name
         self.split, self.splits, self.held_out = listing.split, listing.splits, listing.held_out
