@@ -1,28 +1,35 @@
-"""``mmssl sync``: a run that knows which sound belongs to which moment, and files to ask it about."""
+"""Runs that know which sound belongs to which moment, brought together with videos and clips."""
 
-import shutil
-import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from mmssl.data.limits import MediaError
-from mmssl.data.stores import Extent, open_folder
+from mmssl.config import read_json
+from mmssl.data.limits import MediaError, regular_size
+from mmssl.data.stores import Extent
+from mmssl.data.video import ClipSettings, ClipSource, open_clips
+from mmssl.data.video.decode import decode_clip
+from mmssl.data.video.limits import VideoLimits
 from mmssl.errors import UserError
-from mmssl.evaluation.offset.calibration import load_calibration
+from mmssl.evaluation.localization import locate_clip, write_overlay, write_picture
+from mmssl.evaluation.offset.calibration import Calibration, calibrate, load_calibration
 from mmssl.evaluation.offset.embedding import check_synchroniser
-from mmssl.evaluation.offset.measure import Measurement, Synchroniser
-from mmssl.evaluation.offset.question import Question, in_words
-from mmssl.evaluation.offset.remux import check_target, shift_sound
-from mmssl.evaluation.offset.report import as_json, draw, exit_code, print_table, status
+from mmssl.evaluation.offset.injected import usable_clips
+from mmssl.evaluation.offset.measure import Synchroniser
+from mmssl.evaluation.offset.protocol import Evaluation, evaluate, print_evaluation, save_evaluation
+from mmssl.evaluation.offset.question import Question
+from mmssl.evaluation.retrieval import Retrieval, print_retrieval, retrieve, save_retrieval
 from mmssl.predictors import load_predictor
 
-FEWEST_IN_TABLE = 2
-SMALLEST_MOVE_MS = 20.0
-"""Sound is moved by half a frame or more: less is within the error of a measurement."""
+
+def open_predictor(run: Path) -> Any:
+    """The network of a run. Raises UserError where it is of another kind."""
+    predictor: Any = load_predictor(run)
+    check_synchroniser(predictor, run)
+    return predictor.to(torch.device("cuda" if torch.cuda.is_available() else "cpu")).eval()
 
 
 def open_synchroniser(run: Path, question: Question | None = None, search_ms: float | None = None) -> Synchroniser:
@@ -30,21 +37,35 @@ def open_synchroniser(run: Path, question: Question | None = None, search_ms: fl
 
     Raises UserError where the run is of another kind.
     """
-    predictor: Any = load_predictor(run)
-    check_synchroniser(predictor, run)
-    predictor = predictor.to(torch.device("cuda" if torch.cuda.is_available() else "cpu")).eval()
-    settings = predictor.clip_settings(run)
+    predictor = open_predictor(run)
+    calibration = load_calibration(run)
+    settings = clip_settings(run, predictor)
     question = replace(question or Question(), fps=settings.fps, window=predictor.config.window)
     if search_ms is not None:
         question = replace(question, reach=-int(-search_ms * settings.fps // 1000))
-    return Synchroniser(predictor, question, clip_reader(settings), load_calibration(run))
+    return Synchroniser(predictor, question, clip_reader(settings), calibration)
+
+
+def clip_settings(run: Path, predictor: Any) -> ClipSettings:
+    """How the clips of a run were cut: as its calibration says, else as its network and its flags say."""
+    calibration = load_calibration(run)
+    if calibration is not None and calibration.cut:
+        return settings_of(calibration.cut)
+    saved = read_json(run / "config.json").get("config", {}) if (run / "config.json").is_file() else {}
+    clip = predictor.clip
+    colour = "luma" if clip.channels == 1 else "rgb"
+    cut = {"fps": clip.fps, "sample_rate": clip.sample_rate, "size": list(clip.picture_size), "colour": colour}
+    return settings_of(cut | {"crop": saved.get("crop") or "none"})
+
+
+def settings_of(cut: dict[str, Any]) -> ClipSettings:
+    """Settings from :meth:`ClipSettings.key`."""
+    crop = cut["crop"] if isinstance(cut["crop"], str) else tuple(cut["crop"])
+    return ClipSettings(**{**cut, "size": tuple(cut["size"]), "crop": crop})
 
 
 def clip_reader(settings: Any) -> Any:
     """Reads parts of files as clips with these settings."""
-    from mmssl.data.limits import regular_size
-    from mmssl.data.video.decode import decode_clip
-    from mmssl.data.video.limits import VideoLimits
 
     def read(path: Path, start: float | None, seconds: float | None) -> Any:
         return decode_clip(Extent(str(path), 0, regular_size(path)), settings, start, seconds, VideoLimits())
@@ -52,140 +73,94 @@ def clip_reader(settings: Any) -> Any:
     return read
 
 
-def find_videos(given: Sequence[Path]) -> list[Path]:
-    """Files as given, and the videos in folders, at any depth. Raises UserError where there is nothing."""
-    from mmssl.data.video.source import VIDEOS
+def held_out_clips(run: Path, predictor: Any, data: str | Sequence[str], split: str | None) -> ClipSource:
+    """Clips of ``data`` as the run wants them: of a split, else of "val" or "test", else all."""
+    settings = clip_settings(run, predictor)
+    if split is None:
+        from mmssl.data.video.source import open_videos
+        from mmssl.data.video.store import is_store
 
-    found: list[Path] = []
-    for path in given:
-        if path.is_dir():
-            inside = [path / name for name in open_folder(path, VIDEOS.wanted).names]
-            if not inside:
-                known = " ".join(sorted(VIDEOS.extensions))
-                raise UserError(f"{path} holds no videos: give files, or folders with files ending in {known}")
-            found.extend(inside)
-        elif path.exists():
-            found.append(path)
-        else:
-            raise UserError(f"{path} does not exist: check the path")
-    return list(dict.fromkeys(found))
+        one = data if isinstance(data, str) else data[0]
+        splits = open_clips(data, settings=settings).splits if is_store(Path(one)) else open_videos(data).splits
+        split = next((name for name in ("val", "test") if name in splits), None)
+    return open_clips(data, split=split, settings=settings)
 
 
-def measure_all(synchroniser: Synchroniser, paths: Sequence[Path]) -> Iterator[Measurement]:
-    """One after the other; a broken file is an entry like any other."""
-    for path in paths:
-        yield synchroniser.measure(path)
+def calibrate_run(run: Path, data: str, split: str | None, out: Path) -> Calibration:  # noqa: ARG001 - beside the model
+    """Fit the confidence of a run's answers, write RUN/calibration.json and say how it came out."""
+    predictor = open_predictor(run)
+    found = calibrate(run, predictor, held_out_clips(run, predictor, data, split))
+    print(f"calibrated on {found.samples:,} answers from {found.clips} clips, confidence against share right:")
+    for each in found.expected:
+        print(
+            f"    {each.low:.1f} to {each.high:.1f}  {each.confidence:.2f}  {each.right:.2f}  ({each.answers:,} answers)"
+        )
+    print(run / "calibration.json")
+    return found
 
 
-class Outputs:
-    """Where figures and repaired videos go: names stay apart where two files are called the same."""
-
-    def __init__(self, paths: Sequence[Path], folder: Path) -> None:
-        self.folder = folder
-        self._names: dict[Path, str] = {}
-        taken: set[str] = set()
-        for path in paths:
-            name, number = path.name, 1
-            while name in taken:
-                number += 1
-                name = f"{path.stem}-{number}{path.suffix}"
-            taken.add(name)
-            self._names[path] = name
-
-    def file(self, path: Path, ending: str | None = None) -> Path:
-        """In the folder, under the name of ``path``."""
-        name = self._names[path]
-        return self.folder / (name if ending is None else f"{name}{ending}")
+def evaluate_run(run: Path, data: str, split: str | None, out: Path) -> Evaluation:
+    """The published protocol on clips of ``data``: prints the table, writes OUT/evaluation.json (or with the split)."""
+    predictor = open_predictor(run)
+    source = held_out_clips(run, predictor, data, split)
+    calibration = load_calibration(run)
+    crossed = calibration is not None and calibration.data == source.fingerprint()
+    name = f"{source.name} ({source.split})" if source.split else source.name
+    found = evaluate(predictor, usable_clips(source), calibration, data=name, crossed=crossed, say=_say)
+    print_evaluation(found)
+    print(save_evaluation(found, out / f"evaluation{'-' + split if split else ''}.json"))
+    return found
 
 
-def sync_files(
-    synchroniser: Synchroniser,
-    paths: Sequence[Path],
-    out: Path,
-    *,
-    json: bool = False,
-    fix: Path | None = None,
-    overwrite: bool = False,
-) -> int:
-    """Measure files, say what was found, write figures and sync.json to ``out``; returns the exit code.
+def retrieve_run(run: Path, data: str, split: str | None, count: int, out: Path) -> Retrieval:
+    """Retrieval among clips of ``data``: prints the table, writes OUT/retrieval.json."""
+    if count < 2:
+        raise UserError(f"--count must be at least 2, got {count}")
+    predictor = open_predictor(run)
+    source = held_out_clips(run, predictor, data, split)
+    name = f"{source.name} ({source.split})" if source.split else source.name
+    found = retrieve(predictor, usable_clips(source, count), name)
+    print_retrieval(found)
+    print(save_retrieval(found, out / "retrieval.json"))
+    return found
 
-    With ``json`` nothing but JSON goes to the standard output. With ``fix``, a file for one video and a folder for
-    several, the code is that of the repaired files.
-    """
-    to = sys.stderr if json else sys.stdout
-    targets = _targets(paths, fix, overwrite)
-    figures, done, after = Outputs(paths, out), [], []
-    if synchroniser.calibration is None:
-        print("note: the run has no calibration.json, so answers have no confidence: mmssl sync RUN --calibrate DATA", file=sys.stderr)  # fmt: skip
+
+def localize_run(run: Path, video: Path, out: Path, other: Path | None) -> list[Path]:
+    """Write maps of a video with their controls to ``out``, and say whether they change with the sound."""
+    predictor = open_predictor(run)
+    settings = clip_settings(run, predictor)
+    read = clip_reader(settings)
+    clips = []
+    for path in filter(None, (video, other)):
+        try:
+            clips.append(read(path, None, 10.0))
+        except MediaError as error:
+            raise UserError(f"{path}: {error.reason}") from None
+    if other is None:
+        clips.append(_another_clip(run, predictor, video))
+    located = locate_clip(predictor, *clips, settings.fps)
+    said = located.verdict
+    print(f"{video}: {said}")
+    picture = write_picture(located, f"{video.name}: {said}", out / f"{video.stem}.localized.png")
+    film = write_overlay(located, settings.sample_rate, out / f"{video.stem}.localized.mp4")
+    print(f"{picture}\n{film}")
+    return [picture, film]
+
+
+def _another_clip(run: Path, predictor: Any, video: Path) -> Any:
+    """A held-out clip of the run's own data, of another file. Raises UserError where there is none."""
+    saved = read_json(run / "config.json").get("config", {}) if (run / "config.json").is_file() else {}
+    data = [saved["data"], *(saved.get("more_data") or ())] if saved.get("data") else []
     try:
-        for found in measure_all(synchroniser, paths):
-            done.append(found)
-            print(f"{found.path}: {found.sentence}", file=to, flush=True)
-            if found.answer and found.answer.warning:
-                print(f"    note: {found.answer.warning}", file=to)
-            if found.answer and found.answer.curve is not None:
-                figure = draw(found, synchroniser.question, figures.file(found.path, ".png"))
-                if len(paths) < FEWEST_IN_TABLE:
-                    print(figure, file=to)
-            if found.path in targets:
-                after.append(_repair(synchroniser, found, targets[found.path], overwrite, to))
-    finally:  # Ctrl-C: what was found so far is kept
-        if done:
-            _report(synchroniser, done, out, json, len(paths))
-    return exit_code(after if fix is not None else done)
+        clips = usable_clips(held_out_clips(run, predictor, data, None)) if data else []
+    except UserError as error:
+        raise UserError(f"{error} (for the control with another clip's sound; --other VIDEO names one)") from None
+    for number in range(len(clips)):
+        clip = clips[number]
+        if Path(clip.path).name != video.name:
+            return clip
+    raise UserError("the control needs another clip's sound: name a video with --other")
 
 
-def _targets(paths: Sequence[Path], fix: Path | None, overwrite: bool) -> dict[Path, Path]:
-    """Where each repaired video goes. Raises UserError before anything is measured where it would destroy something."""
-    if fix is None:
-        return {}
-    if len(paths) == 1 and not fix.is_dir() and fix.suffix:
-        targets = {paths[0]: fix}
-    else:
-        outputs = Outputs(paths, fix)
-        targets = {path: outputs.file(path) for path in paths}
-    for source, target in targets.items():
-        check_target(source, target, overwrite)
-    return targets
-
-
-def _report(synchroniser: Synchroniser, done: list[Measurement], out: Path, json: bool, asked: int) -> None:
-    text = as_json(done, synchroniser.question)
-    out.mkdir(parents=True, exist_ok=True)
-    (out / "sync.json").write_text(text + "\n", encoding="utf-8", errors="backslashreplace")
-    if json:
-        print(text)
-    elif asked >= FEWEST_IN_TABLE:
-        print_table(done)
-        print(out / "sync.json")
-
-
-def _repair(synchroniser: Synchroniser, found: Measurement, target: Path, overwrite: bool, to: Any) -> Measurement:
-    """Write a video with its sound moved, measure it again and say so; what needs or allows no move is said too."""
-    answer = found.answer
-    if answer is None or answer.offset_ms is None:
-        print(f"    not repaired: {status(found)}", file=to)
-        return found
-    if answer.course != "constant":
-        print("    not repaired: the offset changes over time, and --fix moves all sound by one amount", file=to)
-        return found
-    if abs(answer.offset_ms) < SMALLEST_MOVE_MS:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(found.path, target)
-        print(f"    {target}: copied as it is, less than {SMALLEST_MOVE_MS:.0f} ms are not moved", file=to)
-        return found
-    try:
-        notes = shift_sound(found.path, target, answer.offset_ms, overwrite=overwrite)
-    except MediaError as error:
-        print(f"    not repaired: {error.reason}", file=to)
-        return Measurement(found.path, None, error.reason)
-    direction = "later" if answer.offset_ms > 0 else "earlier"
-    print(f"    {target}: the sound was moved {abs(answer.offset_ms):.0f} ms {direction}", file=to)
-    for note in notes:
-        print(f"    note: {note}", file=to)
-    again = synchroniser.measure(target)
-    verdict = again.sentence
-    if again.answer and again.answer.offset_ms is not None and again.answer.in_sync:
-        verdict = f"repaired: {in_words(again.answer.offset_ms)} now"
-    print(f"    measured again: {verdict}", file=to, flush=True)
-    return again
+def _say(line: str) -> None:
+    print(f"... {line}", flush=True)

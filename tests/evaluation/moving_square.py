@@ -1,4 +1,4 @@
-"""Videos with exact truth: a square that is as bright as the sound is loud, and a hand-made network that compares them."""
+"""Videos with exact truth: a square as bright as the sound is loud, and a hand-made network that compares the two."""
 
 from fractions import Fraction
 from pathlib import Path
@@ -111,7 +111,7 @@ class BrightnessMeter(Predictor):
         size = x.norm(dim=-1, keepdim=True)
         return x / size.clamp_min(1e-6), (size[..., 0] > 2.0).float()
 
-    def score(self, visual, audio):
+    def similarity(self, visual, audio):
         return self.scale * visual @ audio.transpose(-1, -2)
 
     def locate(self, batch):
@@ -126,5 +126,7 @@ class BrightnessMeter(Predictor):
         unit = torch.nn.functional.normalize
         return unit(x - x.mean(1, keepdim=True), dim=1), unit(y - y.mean(1, keepdim=True), dim=1)
 
-    perturb = encode = predict = target = encode_clean = reveal = lambda self, *_: None
-    score_loss = None
+    def nothing(self, *_):
+        raise NotImplementedError("it is not trained")
+
+    perturb = encode = predict = target = score = encode_clean = reveal = nothing

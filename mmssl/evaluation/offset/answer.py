@@ -40,8 +40,8 @@ def answer(
     if frames < question.least_frames:
         return undetermined(
             "too short",
-            f"only {known['seconds']:.1f} s have both picture and sound, and a search of {question.far:.0f} ms to either "
-            f"side needs {question.least_frames / question.fps:.1f} s",
+            f"only {known['seconds']:.1f} s have both picture and sound, and a search of {question.far:.0f} ms to "
+            f"either side needs {question.least_frames / question.fps:.1f} s",
             **known,
         )
     if heard < LEAST_WINDOWS:
@@ -73,8 +73,8 @@ def _constant(
     if bool(peak.at_edge):
         return undetermined(
             "edge of the range",
-            f"the best shift lies at the edge of the search of {question.far:.0f} ms to either side, so the true one may "
-            "lie outside: search further with --search-ms, or sound and picture do not belong together",
+            f"the best shift lies at the edge of the search of {question.far:.0f} ms to either side, so the true one "
+            "may lie outside: search further with --search-ms, or sound and picture do not belong together",
             **known,
         )
     if sure is not None and sure < question.least_confidence:
@@ -134,8 +134,8 @@ def _second(curve: Curve, question: Question) -> dict[str, Any]:
     found: dict[str, Any] = {"second_peak_ms": offset, "second_peak_share": second.share}
     if second.share >= PERIODIC_SHARE:
         found["warning"] = (
-            f"a second peak at {offset:+.0f} ms is {second.share:.0%} as high: a movement that repeats fits its sound at "
-            "several shifts"
+            f"a second peak at {offset:+.0f} ms is {second.share:.0%} as high: a movement that repeats fits its "
+            "sound at several shifts"
         )
     return found
 

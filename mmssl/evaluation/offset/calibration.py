@@ -7,7 +7,7 @@ Another clip's sound and offsets beyond the search range are among its examples,
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -17,9 +17,10 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from mmssl.config import from_dict, read_json, to_dict
+from mmssl.data.video import ClipSource
 from mmssl.errors import UserError
 from mmssl.evaluation.offset.curve import LEVEL, Curve, read_peak
-from mmssl.evaluation.offset.injected import CONTEXTS, ClipLike, Injected, KnownClip, inject, know_clips
+from mmssl.evaluation.offset.injected import CONTEXTS, Injected, KnownClip, inject, know_clips, usable_clips
 
 FILE = "calibration.json"
 EDGES = (0.0, 0.1, 0.3, 0.5, 0.7, 0.9, 1.0)
@@ -62,6 +63,8 @@ class Calibration:
     samples: int
     data: str = ""
     """Fingerprint of the clips."""
+    cut: dict[str, Any] = field(default_factory=dict)
+    """How the clips were cut from their videos: :meth:`mmssl.data.video.ClipSettings.key`."""
     expected: tuple[Bin, ...] = ()
     """Confidence against share of right answers, each clip judged by a fit to other clips."""
 
@@ -95,23 +98,23 @@ def statistics(curve: Curve, window: int, most_pairs: float) -> Float[Tensor, "*
     return torch.stack([peak.margin, peak.margin * pairs.sqrt(), peak.height, pairs.clamp_max(most_pairs).log()], -1)
 
 
-def calibrate(
-    run: Path, predictor: Any, clips: Sequence[ClipLike], *, data: str = "", seed: int = 0, fps: float = 25.0
-) -> Calibration:
+def calibrate(run: Path, predictor: Any, source: ClipSource, *, seed: int = 0) -> Calibration:
     """Calibrate a run on held-out clips that are in sync, and write RUN/calibration.json.
 
     Args:
         run: Run folder.
-        predictor: Its network, in eval mode.
-        clips: Clips with ``video`` and ``audio``, held out from training.
-        data: Fingerprint of the clips, so that an evaluation can tell that it uses the same.
+        predictor: Its network.
+        source: Clips held out from training; at most 200 of them are used, evenly spaced.
         seed: Of the shifts.
-        fps: Frames a second of the clips.
 
-    Raises UserError where no clip is long enough.
+    Raises UserError where no clip is long enough, or none says anything.
     """
-    known = know_clips(predictor, clips, seed=seed)
-    calibration = replace(fit_calibration(known, predictor.config.window, seed=seed, fps=fps), data=data)
+    settings = source.settings
+    known = know_clips(predictor, usable_clips(source), seed=seed)
+    calibration = replace(
+        fit_calibration(known, predictor.config.window, seed=seed, fps=settings.fps),
+        data=source.fingerprint(), cut=settings.key(),
+    )  # fmt: skip
     calibration.save(run)
     return calibration
 

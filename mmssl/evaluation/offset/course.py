@@ -1,4 +1,4 @@
-"""Does an offset stay the same over a video? Constant, drift (clocks of different speed) or step (one stream was cut)."""
+"""Does an offset stay the same over a video? Constant, drift (two speeds of clocks) or step (one stream was cut)."""
 
 from dataclasses import dataclass
 from typing import Literal, NamedTuple

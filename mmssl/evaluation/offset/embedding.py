@@ -132,6 +132,6 @@ def score_windows(predictor: Any, picture: Windows, sound: Windows, reach: int) 
     with torch.inference_mode():
         found = shift_scores(
             picture.visual[:count], sound.audio[:count], picture.visual_weight[:count], sound.audio_weight[:count],
-            reach, predictor.score,
+            reach, predictor.similarity,
         )  # fmt: skip
     return found

@@ -14,6 +14,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from mmssl.data.video import ClipSource
 from mmssl.errors import UserError
 from mmssl.evaluation.offset.curve import Curve, ShiftScores, mean_curve
 from mmssl.evaluation.offset.embedding import Windows, embed_clip, score_windows
@@ -26,6 +27,10 @@ OUTSIDE = 3
 """Offsets beyond the search range are injected by so many frames."""
 MOST_FRAMES = 250
 """Longer clips are cut to their first so many frames."""
+
+
+MOST_CLIPS = 200
+"""Of a large set, so many, evenly spaced."""
 
 
 class ClipLike(Protocol):
@@ -62,6 +67,29 @@ class Injected:
     def right(self, frames: Float[Tensor, " sample"]) -> Tensor:
         """Which answers are within one frame of the truth."""
         return (frames - self.truth).abs() <= 1.0 + 1e-6
+
+
+class UsableClips(Sequence[ClipLike]):
+    """The clips of a source that can be used, read when they are asked for."""
+
+    def __init__(self, source: ClipSource, numbers: Sequence[int]) -> None:
+        self.source, self.numbers = source, list(numbers)
+
+    def __len__(self) -> int:
+        return len(self.numbers)
+
+    def __getitem__(self, place: Any) -> Any:
+        return self.source.clip(self.numbers[place])
+
+
+def usable_clips(source: ClipSource, most: int = MOST_CLIPS) -> UsableClips:
+    """Clips of a source, those left out that give none. Raises UserError where none is left."""
+    failures = source.failures
+    numbers = [number for number in range(len(source)) if number not in failures]
+    if not numbers:
+        raise UserError(f"{source.name} has no videos with picture and sound: see `mmssl inspect {source.name}`")
+    most = min(most, len(numbers))
+    return UsableClips(source, [numbers[place * len(numbers) // most] for place in range(most)])
 
 
 def know_clips(

@@ -1,7 +1,7 @@
 """Put sound and picture right: the sound's samples are moved, the picture's packets are copied untouched.
 
-A moved time stamp (``ffmpeg -itsoffset`` with stream copy) is invisible to players and programs that read samples from
-the start of each track. Here the sound is decoded, silence is put before it or its beginning is cut off, and it is coded
+A moved time stamp (``ffmpeg -itsoffset`` with stream copy) is invisible to programs that read samples from the start
+of each track. Here the sound is decoded, silence is put before it or its beginning is cut off, and it is coded
 again; the new track begins exactly where the picture track begins.
 """
 
@@ -31,7 +31,7 @@ LEAST_BIT_RATE = 32_000
 
 
 def shift_sound(source: Path, target: Path, offset_ms: float, *, overwrite: bool = False) -> list[str]:
-    """Write ``target``: ``source`` with its sound moved so that an offset of ``offset_ms`` (positive: it leads) is gone.
+    """Write ``target``: ``source`` with its sound moved so that its offset (positive: it leads) is gone.
 
     Returns sentences about what was left out or changed.
 
@@ -115,7 +115,9 @@ def _sound_stream(output: Any, audio: Any) -> tuple[Any, list[str]]:
         except (ValueError, av.error.FFmpegError):
             continue
         if name != old.codec.canonical_name or rate != old.sample_rate:
-            notes.append(f"the sound is now {name} at {rate} Hz (was {old.codec.canonical_name} at {old.sample_rate} Hz)")
+            notes.append(
+                f"the sound is now {name} at {rate} Hz (was {old.codec.canonical_name} at {old.sample_rate} Hz)"
+            )
         return stream, notes
     raise UserError(f"{output.name}: sound cannot be written to such a file: give another ending, such as .mkv")
 
@@ -129,13 +131,16 @@ def _video_packets(container: Any, stream: Any, copied: Any) -> Iterator[tuple[f
         yield float(packet.dts * packet.time_base), packet
 
 
-def _audio_packets(container: Any, stream: Any, coded: Any, first: Fraction, lead: float) -> Iterator[tuple[float, Any]]:
+def _audio_packets(
+    container: Any, stream: Any, coded: Any, first: Fraction, lead: float
+) -> Iterator[tuple[float, Any]]:
     """(seconds, packet) of the moved sound."""
     import av
 
     context = coded.codec_context
     rate, layout = context.sample_rate, context.layout.name
-    resampler = av.AudioResampler(format=context.format.name, layout=layout, rate=rate, frame_size=context.frame_size or BLOCK)  # fmt: skip
+    size = context.frame_size or BLOCK
+    resampler = av.AudioResampler(format=context.format.name, layout=layout, rate=rate, frame_size=size)
     written, base = 0, Fraction(1, rate)
     start = round(first * rate)
     for block in itertools.chain(_moved(container, stream, first, lead), (None,)):

@@ -54,7 +54,11 @@ def as_dict(measurement: Measurement) -> dict[str, Any]:
             round(float(score), 4) if valid else None for score, valid in zip(curve.score, curve.valid, strict=True)
         ]
     known["over_time"] = [
-        {"seconds": _rounded(each.seconds), "shift_frames": _rounded(each.frames), "confidence": _rounded(each.confidence)}
+        {
+            "seconds": _rounded(each.seconds),
+            "shift_frames": _rounded(each.frames),
+            "confidence": _rounded(each.confidence),
+        }
         for each in found.local
     ]
     return known
@@ -86,29 +90,29 @@ def print_table(measurements: Sequence[Measurement], console: "Console | None" =
     from rich.text import Text
 
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1))
-    for name in ("file", "offset ms", "90 % within", "confidence", "over time", "seconds agree", "in words"):
-        table.add_column(name, justify="left" if name in ("file", "in words", "over time") else "right")
+    for name in ("file", "offset, ms", "90 % within", "sure", "agree", ""):
+        table.add_column(name, justify="left" if name in ("file", "") else "right", overflow="fold")
     for each in measurements:
         table.add_row(*(Text(cell) for cell in _cells(each)))
     console = console or Console()
     console.print(table)
     names = [status(each) for each in measurements]
-    counts = [f"{names.count(name)} {name}" for name in dict.fromkeys(names)]
-    console.print(f"{len(names)} files: {', '.join(counts)} ({SIGN})", markup=False, highlight=False, style="dim")
+    counts = ", ".join(f"{names.count(name)} {name}" for name in dict.fromkeys(names))
+    note = f"{len(names)} files: {counts}. {SIGN}; agree: how many seconds by themselves"
+    console.print(note, markup=False, highlight=False, style="dim")
 
 
 def _cells(each: Measurement) -> list[str]:
     found = each.answer
-    if found is None or found.offset_ms is None or found.interval_ms is None:
-        sure = "" if found is None or found.confidence is None else f"{found.confidence:.2f}"
-        return [each.path.name, "", "", sure, "", "", each.sentence]
+    if found is None:
+        return [each.path.name, "", "", "", "", "not read"]
     sure = "" if found.confidence is None else f"{found.confidence:.2f}"
+    agree = f"{found.votes[0]}/{found.votes[1]}" if found.votes else ""
+    if found.offset_ms is None or found.interval_ms is None:
+        return [each.path.name, "", "", sure, agree, found.reason or ""]
     low, high = found.interval_ms
-    agree = f"{found.votes[0]} of {found.votes[1]}" if found.votes else ""
-    return [
-        each.path.name, f"{found.offset_ms:+.0f}", f"{low:+.0f} to {high:+.0f}", sure, found.course or "", agree,
-        found.sentence.split(" (")[0],
-    ]  # fmt: skip
+    what = status(each) if found.course == "constant" else f"{status(each)}: {found.course}"
+    return [each.path.name, f"{found.offset_ms:+.0f}", f"{low:+.0f} to {high:+.0f}", sure, agree, what]
 
 
 def draw(measurement: Measurement, question: Question, file: Path) -> Path:
@@ -139,7 +143,9 @@ def _draw_curve(axes: "Axes", found: Answer, question: Question) -> None:
     reach = len(found.curve.score) // 2
     valid = found.curve.valid.numpy()
     offsets = [question.ms(shift) for shift in range(-reach, reach + 1)]
-    shown = [(offset, score) for offset, score, use in zip(offsets, found.curve.score.tolist(), valid, strict=True) if use]
+    shown = [
+        (offset, score) for offset, score, use in zip(offsets, found.curve.score.tolist(), valid, strict=True) if use
+    ]
     axes.plot(*zip(*shown, strict=True), "o-", color=BLUE, markersize=3, linewidth=1.2)
     axes.axvspan(-question.lag_ms, question.lead_ms, color=GREY, alpha=0.18, linewidth=0)
     if found.offset_ms is not None:
