@@ -92,9 +92,8 @@ def calibrate_run(run: Path, data: str, split: str | None, out: Path) -> Calibra
     found = calibrate(run, predictor, held_out_clips(run, predictor, data, split))
     print(f"calibrated on {found.samples:,} answers from {found.clips} clips, confidence against share right:")
     for each in found.expected:
-        print(
-            f"    {each.low:.1f} to {each.high:.1f}  {each.confidence:.2f}  {each.right:.2f}  ({each.answers:,} answers)"
-        )
+        share = f"{each.confidence:.2f}  {each.right:.2f}  ({each.answers:,} answers)"
+        print(f"    {each.low:.1f} to {each.high:.1f}  {share}")
     print(run / "calibration.json")
     return found
 

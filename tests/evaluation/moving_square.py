@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from mmssl.data.video import ClipSettings
+from mmssl.nn.clip_clock import ClipConfig
 from mmssl.predictors.base import Predictor
 
 FPS, RATE, SIDE = 25, 16_000, 64
@@ -89,11 +89,8 @@ class BrightnessMeter(Predictor):
 
     def __init__(self, scale: float = 10.0):
         super().__init__()
-        self.config = SimpleNamespace(window=5)
+        self.config, self.clip = SimpleNamespace(window=5), ClipConfig((SIDE, SIDE))
         self.scale = nn.Parameter(torch.tensor(scale))
-
-    def clip_settings(self, run: Path) -> ClipSettings:  # noqa: ARG002
-        return ClipSettings(size=(SIDE, SIDE))
 
     def brightness(self, batch):
         return batch["video"].float()[:, :, 0, *SQUARE].mean((2, 3))

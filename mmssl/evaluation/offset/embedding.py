@@ -1,6 +1,7 @@
 """Windows of a clip, embedded by a predictor that knows which sound belongs to which moment."""
 
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,7 +15,8 @@ SLICE_FRAMES = 250
 """Frames embedded at a time: bounds the memory of the encoder's activations."""
 
 
-class Windows(NamedTuple):
+@dataclass(frozen=True)
+class Windows:
     """Window t of the picture and of the sound, both from the same moment."""
 
     visual: Float[Tensor, "window dim"]
@@ -24,17 +26,22 @@ class Windows(NamedTuple):
     audio_weight: Float[Tensor, " window"]
     """0 for silence."""
 
-    def __len__(self) -> int:  # pyright: ignore[reportIncompatibleMethodOverride]
+    def __len__(self) -> int:
         return len(self.visual)
+
+    @property
+    def tensors(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """In the order of the fields."""
+        return self.visual, self.audio, self.visual_weight, self.audio_weight
 
     def part(self, start: int, stop: int | None = None) -> "Windows":
         """Some of them."""
-        return Windows(*(each[start:stop] for each in self))
+        return Windows(*(each[start:stop] for each in self.tensors))
 
 
 def join(parts: list[Windows]) -> Windows:
     """One after the other."""
-    return Windows(*(torch.cat(each) for each in zip(*parts, strict=True)))
+    return Windows(*(torch.cat(each) for each in zip(*(part.tensors for part in parts), strict=True)))
 
 
 def check_synchroniser(predictor: Any, run: Any) -> None:

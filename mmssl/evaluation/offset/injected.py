@@ -1,13 +1,13 @@
 """Known shifts injected into clips that are in sync: free truth to measure and to calibrate with.
 
 Shifting the sound of a clip by whole frames moves the columns of its scores, so that every window is embedded once
-whatever the number of shifts. What a shift pushes beyond the clip's ends is missing, as in a real cut; nothing is
-padded. Each clip's sound is also cut a random part of a frame late, so that true offsets fall between frames.
+whatever the number of shifts. The sound keeps its length, so it begins late and outlasts the picture or the other way
+round, as in a real file; where there is none, nothing is padded. Each clip's sound is also cut a random part of a frame late, so that true offsets fall between frames.
 """
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -33,6 +33,7 @@ MOST_CLIPS = 200
 """Of a large set, so many, evenly spaced."""
 
 
+@runtime_checkable
 class ClipLike(Protocol):
     """Frames and samples of the same interval."""
 
@@ -117,7 +118,7 @@ def know_clips(
     for place, (number, found, truth) in enumerate(embedded):
         following = embedded[(place + 1) % len(embedded)][1]
         if len(embedded) == 1:  # nobody else's sound: its own, backwards
-            following = Windows(*(each.flip(0) for each in found))
+            following = Windows(*(each.flip(0) for each in found.tensors))
         own = score_windows(predictor, found, found, wide)
         known.append(KnownClip(own, score_windows(predictor, found, following, wide), truth, number))
     return known

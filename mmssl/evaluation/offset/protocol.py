@@ -29,10 +29,10 @@ PUBLISHED = {
 """Accuracy in % by frames of context, read off the figure size_and_acc.jpg of MTDVocaLiST (2022), to about a point."""
 
 DIFFERENCES = (
-    "The published figures are for LRS2: television, thousands of speakers, networks trained for days on much more. They "
-    "are here for scale: other clips, so no competition. The same are range, tolerance, averaging of scores, and that "
-    "shifts beyond the clip are left out. Different is also that here every answer has a place and an offset of its own, "
-    "drawn at random, where published tests take clips as they are and ask for 0."
+    "The published figures are for LRS2: television, thousands of speakers, networks trained for days on much more. "
+    "They are here for scale: other clips, so no competition. The same are range, tolerance, averaging of scores, and "
+    "that shifts beyond the clip are left out. Different is also that here every answer has a place and an offset of "
+    "its own, drawn at random, where published tests take clips as they are and ask for 0."
 )
 SURE = 0.9
 REPEATS = 20

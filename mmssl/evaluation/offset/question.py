@@ -47,7 +47,7 @@ class Question:
         """Milliseconds searched on either side."""
         return 1000.0 * self.reach / self.fps
 
-    def ms(self, frames: float) -> float:
+    def ms(self, frames: float | int) -> float:
         """The offset that a shift means: positive = the sound leads."""
         return -1000.0 * frames / self.fps + 0.0  # + 0.0: there is no "-0"
 
