@@ -104,7 +104,7 @@ def test_overlays_show_all_panels_with_the_sound(located, tmp_path):
 def test_commands(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr("mmssl.evaluation.sync_runs.load_predictor", lambda _: BrightnessMeter().eval())
     monkeypatch.setenv("MMSSL_CACHE", str(tmp_path / "cache"))
-    files = [square_video(tmp_path / "data" / f"{number}.mp4", 2.0, seed=number) for number in range(4)]
+    files = [square_video(tmp_path / "data" / "val" / f"{number}.mp4", 2.0, seed=number) for number in range(4)]
     run = tmp_path / "run"
     run.mkdir()
     cli.main(["retrieve", str(run), "--data", str(tmp_path / "data"), "--out", str(tmp_path / "found")])

@@ -60,8 +60,8 @@ def clip_batch(
     zero = torch.zeros(1, dtype=torch.int64)
     batch = {
         "id": zero, "epoch": zero, "clip": zero,
-        "video": torch.from_numpy(np.ascontiguousarray(video))[None],
-        "audio": torch.from_numpy(np.ascontiguousarray(audio))[None],
+        "video": torch.from_numpy(np.array(video))[None],  # a copy: caches are mapped read-only
+        "audio": torch.from_numpy(np.array(audio))[None],
     }  # fmt: skip
     return {name: value.to(predictor.device) for name, value in batch.items()}
 
