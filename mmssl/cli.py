@@ -207,8 +207,11 @@ def sync(
     if sum(map(bool, (videos, evaluate, calibrate))) != 1:
         raise UserError("give videos, or --evaluate DATA, or --calibrate DATA: one of the three")
     out = out or run / "sync"
-    if evaluate or calibrate:
-        (evaluate_run if evaluate else calibrate_run)(run, str(evaluate or calibrate), split, out)
+    if evaluate:
+        evaluate_run(run, evaluate, split, out)
+        return
+    if calibrate:
+        calibrate_run(run, calibrate, split)
         return
     question = Question(least_confidence=least_confidence, lead_ms=tolerance_ms[0], lag_ms=tolerance_ms[1])
     paths = find_videos(videos)

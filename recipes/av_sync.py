@@ -20,6 +20,7 @@ import torch
 from av_pretraining import ClipRunConfig, Hidden, open_windows, start, train
 
 from mmssl.errors import UserError, one_sentence_errors
+from mmssl.evaluation.sync_runs import say_calibration
 from mmssl.nn.clip_windows import WindowsConfig
 from mmssl.predictors.audio_visual_sync import AudioVisualSync, AudioVisualSyncConfig
 from mmssl.training.run import RunFolder, choose_device, parse_flags
@@ -91,6 +92,7 @@ def pretrain(config: Config) -> Path:
 
     # pretrain and report
     train(config, run, predictor, clips, checkpoint)
+    say_calibration(run.path, predictor, clips.val.source)
     print(f"next: mmssl sync {run.path} VIDEO")
     print(run.path)
     return run.path

@@ -86,16 +86,29 @@ def held_out_clips(run: Path, predictor: Any, data: str | Sequence[str], split: 
     return open_clips(data, split=split, settings=settings)
 
 
-def calibrate_run(run: Path, data: str, split: str | None, out: Path) -> Calibration:  # noqa: ARG001 - beside the model
-    """Fit the confidence of a run's answers, write RUN/calibration.json and say how it came out."""
+def calibrate_run(run: Path, data: str, split: str | None) -> Calibration:
+    """Fit the confidence of a run's answers to clips of ``data``, write RUN/calibration.json, say how it came out."""
     predictor = open_predictor(run)
     found = calibrate(run, predictor, held_out_clips(run, predictor, data, split))
-    print(f"calibrated on {found.samples:,} answers from {found.clips} clips, confidence against share right:")
+    print_calibration(found)
+    print(run / "calibration.json")
+    return found
+
+
+def say_calibration(run: Path, predictor: Any, source: ClipSource) -> None:
+    """Calibrate at the end of training. Clips that do not serve cost the confidence, not the run."""
+    try:
+        print_calibration(calibrate(run, predictor, source))
+    except UserError as error:
+        print(f"not calibrated: {error}")
+
+
+def print_calibration(found: Calibration) -> None:
+    """Confidence beside the share that was right, in bins."""
+    print(f"calibrated on {found.samples:,} answers from {found.clips} held-out clips; confidence and share right:")
     for each in found.expected:
         share = f"{each.confidence:.2f}  {each.right:.2f}  ({each.answers:,} answers)"
         print(f"    {each.low:.1f} to {each.high:.1f}  {share}")
-    print(run / "calibration.json")
-    return found
 
 
 def evaluate_run(run: Path, data: str, split: str | None, out: Path) -> Evaluation:

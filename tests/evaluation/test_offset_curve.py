@@ -51,7 +51,13 @@ def calibration():
     for number in range(16):
         own, other = moments(71, 1.5, number), moments(71, 1.5, 100 + number)
         known.append(
-            KnownClip(score_windows(PREDICTOR, own, own, 33), score_windows(PREDICTOR, own, other, 33), 0.0, number)
+            KnownClip(
+                score_windows(PREDICTOR, own, own, 33),
+                score_windows(PREDICTOR, own, other, 33),
+                score_windows(PREDICTOR, own, own, 33),
+                0.0,
+                number,
+            )
         )
     return fit_calibration(known, 5)
 
@@ -138,7 +144,7 @@ def test_pieces_give_the_same_rows_as_the_whole():
 
 def test_an_injected_shift_moves_the_sound():
     windows = moments(71)
-    known = KnownClip(*(score_windows(PREDICTOR, windows, windows, 33),) * 2, 0.0, 0)
+    known = KnownClip(*(score_windows(PREDICTOR, windows, windows, 33),) * 3, 0.0, 0)
     sample = inject([known], 75, 5, repeats=30, seed=1)
     assert set(sample.truth.tolist()) <= {float(shift) for shift in range(-15, 16)}
     for place in (0, 7, 19):
@@ -155,7 +161,13 @@ def test_confidence_is_the_share_of_right_answers(calibration):
     for number in range(40):
         own, other = moments(71, 1.5, 500 + number), moments(71, 1.5, 700 + number)
         fresh.append(
-            KnownClip(score_windows(PREDICTOR, own, own, 33), score_windows(PREDICTOR, own, other, 33), 0.0, number)
+            KnownClip(
+                score_windows(PREDICTOR, own, own, 33),
+                score_windows(PREDICTOR, own, other, 33),
+                score_windows(PREDICTOR, own, own, 33),
+                0.0,
+                number,
+            )
         )
     answers = []
     for context in (5, 9, 15, 25, 75):

@@ -85,7 +85,7 @@ def test_sound_delayed_by_a_quarter_of_a_second_lags(synchroniser, tmp_path):
         assert "the sound lags the picture by 2" in found.sentence
 
 
-def test_a_repair_moves_samples_and_copies_the_picture(videos, tmp_path):
+def test_a_repair_moves_samples_and_copies_the_picture(tmp_path):
     """Whoever reads both tracks from their first frame on, without time stamps, gets them in sync."""
     loudness = envelope(5, 0)
     late = write_video(tmp_path / "late.mp4", pictures(loudness), sound(loudness), late=(0.0, 0.4))

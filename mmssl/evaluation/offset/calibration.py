@@ -88,14 +88,18 @@ def load_calibration(run: Path) -> Calibration | None:
     return from_dict(Calibration, read_json(file), str(file)) if file.is_file() else None
 
 
-def statistics(curve: Curve, window: int, most_pairs: float) -> Float[Tensor, "*curve 4"]:
-    """Margin of the peak, the same in standard errors, its height in standard deviations, and the amount of evidence.
+def statistics(curve: Curve, window: int, most_pairs: float) -> Float[Tensor, "*curve 5"]:
+    """Margin of the peak, the same in standard errors, its height in standard deviations, its score, and the evidence.
 
-    Overlapping windows say the same thing, so evidence is counted in windows that share no frame.
+    The score itself tells sound that belongs to the picture from other sound that happens to fit best somewhere; it is
+    lower on faces and voices unlike those calibrated on, so these get little confidence, right or wrong. Overlapping
+    windows say the same thing, so evidence is counted in windows that share no frame.
     """
     peak = read_peak(curve)
+    top = curve.score.gather(-1, peak.index[..., None])[..., 0]
     pairs = (curve.count.gather(-1, peak.index[..., None])[..., 0] / window).clamp_min(1e-3)
-    return torch.stack([peak.margin, peak.margin * pairs.sqrt(), peak.height, pairs.clamp_max(most_pairs).log()], -1)
+    evidence = pairs.clamp_max(most_pairs).log()
+    return torch.stack([peak.margin, peak.margin * pairs.sqrt(), peak.height, top, evidence], -1)
 
 
 def calibrate(run: Path, predictor: Any, source: ClipSource, *, seed: int = 0) -> Calibration:
@@ -150,15 +154,15 @@ def _fit(curve: Curve, right: Bool[Tensor, " sample"], window: int) -> Calibrati
     x = statistics(curve, window, most).double()
     centre, spread = x.mean(0), x.std(0, unbiased=False).clamp_min(1e-6)
     x = torch.cat([(x - centre) / spread, torch.ones(len(x), 1, dtype=torch.float64)], 1)
-    used = torch.ones(5, dtype=torch.bool)
+    used = torch.ones(6, dtype=torch.bool)
     while True:
-        found = torch.zeros(5, dtype=torch.float64).masked_scatter(used, _newton(x[:, used], right.double()))
-        lowest = int(found[:3].argmin())
+        found = torch.zeros(6, dtype=torch.float64).masked_scatter(used, _newton(x[:, used], right.double()))
+        lowest = int(found[:4].argmin())
         if found[lowest] >= 0:
             break
         used[lowest] = False
     return Calibration(
-        tuple(found[:4].tolist()), float(found[4]), tuple(centre.tolist()), tuple(spread.tolist()), most,
+        tuple(found[:5].tolist()), float(found[5]), tuple(centre.tolist()), tuple(spread.tolist()), most,
         error_frames=1.0, window=window, fps=25.0, clips=0, samples=len(right),
     )  # fmt: skip
 

@@ -1,6 +1,6 @@
 """Windows of a clip, embedded by a predictor that knows which sound belongs to which moment."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -33,6 +33,10 @@ class Windows:
     def tensors(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """In the order of the fields."""
         return self.visual, self.audio, self.visual_weight, self.audio_weight
+
+    def all_count(self) -> "Windows":
+        """The same, silence and still pictures not left out."""
+        return replace(self, visual_weight=torch.ones(len(self)), audio_weight=torch.ones(len(self)))
 
     def part(self, start: int, stop: int | None = None) -> "Windows":
         """Some of them."""

@@ -2,11 +2,12 @@
 
 Shifting the sound of a clip by whole frames moves the columns of its scores, so that every window is embedded once
 whatever the number of shifts. The sound keeps its length, so it begins late and outlasts the picture or the other way
-round, as in a real file; where there is none, nothing is padded. Each clip's sound is also cut a random part of a frame late, so that true offsets fall between frames.
+round, as in a real file; where there is none, nothing is padded. Each clip's sound is also cut a random part of a frame
+late, so that true offsets fall between frames.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
@@ -29,6 +30,8 @@ MOST_FRAMES = 250
 """Longer clips are cut to their first so many frames."""
 
 
+Kind = Literal["own", "other", "outside", "all_count"]
+
 MOST_CLIPS = 200
 """Of a large set, so many, evenly spaced."""
 
@@ -48,6 +51,8 @@ class KnownClip:
     own: ShiftScores
     other: ShiftScores
     """The picture with another clip's sound, cut at the same times: there is no right answer."""
+    all_count: ShiftScores
+    """``own`` with silence and still pictures counted like everything else, as published protocols do."""
     truth: float
     """True shift of ``own`` in frames, between -1 and 0: the part of a frame that its sound was cut late."""
     number: int
@@ -63,7 +68,7 @@ class Injected:
     """True shift in frames; not a number where there is none."""
     clip: Int[Tensor, " sample"]
     context: Int[Tensor, " sample"]
-    kind: str = field(default="own")
+    kind: Kind = "own"
 
     def right(self, frames: Float[Tensor, " sample"]) -> Tensor:
         """Which answers are within one frame of the truth."""
@@ -120,7 +125,9 @@ def know_clips(
         if len(embedded) == 1:  # nobody else's sound: its own, backwards
             following = Windows(*(each.flip(0) for each in found.tensors))
         own = score_windows(predictor, found, found, wide)
-        known.append(KnownClip(own, score_windows(predictor, found, following, wide), truth, number))
+        other = score_windows(predictor, found, following, wide)
+        plain = found.all_count()
+        known.append(KnownClip(own, other, score_windows(predictor, plain, plain, wide), truth, number))
     return known
 
 
@@ -143,17 +150,17 @@ def inject(
     repeats: int,
     seed: int,
     reach: int = REACH,
-    kind: Literal["own", "other", "outside"] = "own",
+    kind: Kind = "own",
 ) -> Injected:
     """``repeats`` random places and offsets in every clip, each judged from ``context`` frames.
 
-    ``kind``: "own" has an offset within the search range, "outside" one beyond it, "other" another clip's sound. A clip
-    shorter than the context is used whole.
+    ``kind``: "own" has an offset within the search range, and so has "all_count", which leaves nothing out; "outside"
+    has one beyond it, and "other" another clip's sound. A clip shorter than the context is used whole.
     """
     generator = torch.Generator().manual_seed(seed)
     parts: list[tuple[Tensor, Tensor, Tensor, Tensor]] = []
     for clip in known:
-        scores = clip.other if kind == "other" else clip.own
+        scores = {"other": clip.other, "all_count": clip.all_count}.get(kind, clip.own)
         count = len(scores.score)
         used = min(max(context - window + 1, 1), count)
         start = (torch.rand(repeats, generator=generator) * (count - used + 1)).long()
@@ -163,7 +170,7 @@ def inject(
         columns = scores.reach - offset[:, None] + torch.arange(-reach, reach + 1)  # the true shift lands on +offset
         total, weight = (_between(each, start, used).gather(1, columns) for each in (
             scores.score * scores.weight, scores.weight))  # fmt: skip
-        truth = offset + clip.truth if kind == "own" else torch.full((repeats,), torch.nan)
+        truth = offset + clip.truth if kind in ("own", "all_count") else torch.full((repeats,), torch.nan)
         parts.append((total, weight, truth, torch.full((repeats,), clip.number)))
     total, weight, truth, number = (torch.cat(each) for each in zip(*parts, strict=True))
     return Injected(mean_curve(total, weight), truth.float(), number, torch.full_like(number, context), kind)
