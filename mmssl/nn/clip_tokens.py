@@ -72,8 +72,8 @@ class ClipTokens:
         place in the picture, 0 for sounds. Raises UserError where the width is not divisible by 8."""
         if dim % 8:
             raise UserError(f"positions in time and space need a width divisible by 8, got {dim}")
-        time = torch.arange(self.grid[0]) * self.cube[0] + (self.cube[0] - 1) / 2
+        time = torch.arange(float(self.grid[0])) * self.cube[0] + (self.cube[0] - 1) / 2
         space = sincos_positions(self.grid[1:], dim // 2)
         seen = torch.cat([sincos(time, dim // 2).repeat_interleave(len(space), 0), space.repeat(len(time), 1)], 1)
-        heard = sincos(self.first + torch.arange(self.audio), dim // 2)
+        heard = sincos(self.first + torch.arange(float(self.audio)), dim // 2)
         return torch.cat([seen, torch.cat([heard, torch.zeros_like(heard)], 1)])

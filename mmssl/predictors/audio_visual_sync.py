@@ -152,18 +152,21 @@ class AudioVisualSync(AudioVisualPredictor):
         """Part pictures from sound. In training both are varied, in ways that change no moment."""
         config = self.config
         self.check(batch)
-        if batch["video"].shape[1] < config.window + 2:
+        if batch["video"].shape[1] < config.window + 2 + config.off_grid_negatives:
             raise UserError(
                 f"clips of {batch['video'].shape[1]} frames have no wrong moment for windows of {config.window} frames: "
                 "give longer ones"
             )
         key = NoiseKey.of(batch, self.mask_seed)
-        seen, heard = self.weights(batch)
-        view = {"key": key, "clip": batch["clip"], "weight": seen * heard, "updates": self.updates.clone()}
-        view["video"] = self._pictures(batch, key)
-        view["mel"] = self._sounds(batch["audio"], key)
+        view = {"key": key, "clip": batch["clip"], "updates": self.updates.clone()}
         if config.off_grid_negatives:
             view["off_grid"] = self._sounds(self._between_frames(batch["audio"], key), key)
+            batch = dict(batch) | {  # as long as what is left between frames
+                "video": batch["video"][:, :-1], "audio": batch["audio"][:, : -self.clip.samples_per_frame]
+            }  # fmt: skip
+        seen, heard = self.weights(batch)
+        view |= {"weight": seen * heard, "video": self._pictures(batch, key)}
+        view["mel"] = self._sounds(batch["audio"], key)
         if self.training:
             self.updates += 1
         return view
@@ -188,12 +191,9 @@ class AudioVisualSync(AudioVisualPredictor):
 
     def encode(self, view: View) -> Float[Tensor, "sense batch window dim"]:
         """Windows of the picture and of the sound, and of the sound cut between frames where that was asked for."""
-        visual = F.normalize(self.visual(view["video"]).float(), dim=-1)
-        senses = [visual, F.normalize(self.audio(view["mel"]).float(), dim=-1)]
-        if "off_grid" in view:
-            off_grid = F.normalize(self.audio(view["off_grid"]).float(), dim=-1)
-            senses.append(F.pad(off_grid, (0, 0, 0, 1)))  # the last window has no such partner
-        return torch.stack(senses)
+        sounds = [view["mel"], view["off_grid"]] if "off_grid" in view else [view["mel"]]
+        heard = self.audio(torch.cat(sounds)).chunk(len(sounds))
+        return F.normalize(torch.stack([self.visual(view["video"]), *heard]).float(), dim=-1)
 
     def predict(self, latent: Tensor, view: View) -> Float[Tensor, "2 batch window candidate"]:  # noqa: ARG002
         """Scaled cosines of each window with its candidates, asked by pictures and asked by sounds.
@@ -223,8 +223,6 @@ class AudioVisualSync(AudioVisualPredictor):
             view["updates"], config.curriculum_steps if self.training else 0, windows
         )
         allowed = shift_candidates(lag, nearest).expand(len(view["clip"]), -1, -1)
-        if config.off_grid_negatives:
-            allowed = allowed & (torch.arange(windows, device=self.device) < windows - 1)
         if config.negatives == "clips":
             allowed = allowed & (lag == 0)
         if config.negatives == "shifts":

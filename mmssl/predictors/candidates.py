@@ -37,7 +37,7 @@ def curriculum(
     share = (updates / max(steps, 1)).clamp(0, 1) if steps else torch.ones_like(updates)
     far = max(windows // 2, NEAREST)
     nearest = far + (NEAREST - far) * ((share - 1 / 3) / (2 / 3)).clamp(0, 1)
-    return nearest, share >= 1 / 3
+    return nearest.round(), share >= 1 / 3
 
 
 def shift_hits(
