@@ -19,3 +19,7 @@ class VideoLimits:
     def patience(self, length: float) -> float:
         """Seconds that decoding a video of ``length`` seconds may take."""
         return self.seconds + min(max(length, 0.0), 24 * 3600) / self.least_speed
+
+    def patience_of_bytes(self, size: int) -> float:
+        """The same from outside, where only the size of the file is known: as long as at 128 kbit/s it could be."""
+        return self.patience(size / 16_000)
