@@ -21,6 +21,8 @@ from mmssl.evaluation.offset.embedding import SLICE_FRAMES, clip_batch
 PANELS = ("its own sound", "silence", "another clip's sound", "centre prior")
 SAME = 0.9
 """Maps that correlate more than this are called the same: a guess, stated beside the figure."""
+STRONGER = 1.2
+"""A map of its own sound that is this much stronger than the controls is called so; a guess too."""
 CENTRE_WIDTH = 0.25
 """Standard deviation of the centre prior as a share of the picture's side."""
 CELL = 192
@@ -44,20 +46,30 @@ class Located:
         """Mean correlation over windows of the map with another panel's."""
         return correlation(self.maps[PANELS[0]], self.maps[panel])
 
+    def strength(self, panel: str) -> float:
+        """The highest value of a map, averaged over windows."""
+        return float(self.maps[panel].flatten(1).amax(1).mean())
+
     @property
     def verdict(self) -> str:
         """Whether the map changed with the sound."""
         other, silence, centre = (self.agreement(panel) for panel in (PANELS[2], PANELS[1], PANELS[3]))
         figures = (
             f"correlation with that of another clip's sound {other:.2f}, of silence {silence:.2f}, with the centre "
-            f"prior {centre:.2f}"
+            f"prior {centre:.2f}; its strongest place has {self.strength(PANELS[0]):.2g} on average, with another "
+            f"clip's sound {self.strength(PANELS[2]):.2g}, with silence {self.strength(PANELS[1]):.2g}"
         )
         if other > SAME:
             return (
                 "the map hardly changes with the sound, so it shows what the network looks at, not where the sound "
                 f"comes from ({figures})"
             )
-        return f"the map changes with the sound ({figures}; above {SAME:g} would be called the same)"
+        if self.strength(PANELS[0]) < STRONGER * max(self.strength(panel) for panel in PANELS[1:3]):
+            return (
+                "the map changes with the sound but is not clearly stronger with its own, so it is no evidence of where "
+                f"the sound comes from ({figures})"
+            )
+        return f"the map changes with the sound and is strongest with its own ({figures}; correlations above {SAME:g} would be called the same)"
 
 
 def correlation(first: Float[Tensor, "window h w"], second: Float[Tensor, "window h w"]) -> float:
@@ -104,8 +116,9 @@ def overlays(located: Located) -> dict[str, UInt8[np.ndarray, "window height wid
     frames = torch.nn.functional.interpolate(frames, size=size, mode="nearest").permute(0, 2, 3, 1)
     shown, warm = {}, colormaps["inferno"]
     for panel, maps in located.maps.items():
-        # one scale for a panel: a flat map stays dark, and the strength of different moments can be compared
-        low, high = (float(maps.flatten().quantile(share)) for share in (0.5, 0.995))
+        # one scale for all moments and all sounds, that of the clip's own: what is weaker is darker
+        scale = maps if panel == PANELS[3] else located.maps[PANELS[0]]
+        low, high = (float(scale.flatten().quantile(share)) for share in (0.5, 0.995))
         heat = ((maps - low) / max(high - low, 1e-6)).clamp(0, 1)
         heat = torch.nn.functional.interpolate(heat[:, None], size=size, mode="bilinear", align_corners=False)[:, 0]
         colour = torch.from_numpy(warm(heat.numpy())[..., :3]).float()

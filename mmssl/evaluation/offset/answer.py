@@ -80,8 +80,8 @@ def _constant(
     if sure is not None and sure < question.least_confidence:
         return undetermined(
             "low confidence",
-            f"no shift fits as well as in the clips of the calibration (the best is {offset:+.0f} ms, with a probability "
-            f"of {sure:.2f})",
+            f"no shift fits as well as in the clips of the calibration (the best is {offset:+.0f} ms, with a "
+            f"probability of {sure:.2f})",
             **known,
         )
     interval = _interval(scores, frames, calibration, question)

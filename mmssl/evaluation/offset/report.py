@@ -112,7 +112,7 @@ def _cells(each: Measurement) -> list[str]:
         return [each.path.name, "", "", sure, agree, found.reason or ""]
     low, high = found.interval_ms
     what = status(each) if found.course == "constant" else f"{status(each)}: {found.course}"
-    return [each.path.name, f"{found.offset_ms:+.0f}", f"{low:+.0f} to {high:+.0f}", sure, agree, what]
+    return [each.path.name, f"{round(found.offset_ms):+d}", f"{round(low):+d} to {round(high):+d}", sure, agree, what]
 
 
 def draw(measurement: Measurement, question: Question, file: Path) -> Path:
@@ -148,9 +148,9 @@ def _draw_curve(axes: "Axes", found: Answer, question: Question) -> None:
     ]
     axes.plot(*zip(*shown, strict=True), "o-", color=BLUE, markersize=3, linewidth=1.2)
     axes.axvspan(-question.lag_ms, question.lead_ms, color=GREY, alpha=0.18, linewidth=0)
-    if found.offset_ms is not None:
-        axes.axvline(found.offset_ms, color=RED, linewidth=1.2)
-    if found.interval_ms is not None:
+    for offset in set(found.course_ms or ()):
+        axes.axvline(offset, color=RED, linewidth=1.2)
+    if found.interval_ms is not None and found.course == "constant":
         axes.axvspan(*found.interval_ms, color=RED, alpha=0.2, linewidth=0)
     if found.second_peak_ms is not None and (found.second_peak_share or 0) > 0.5:
         axes.axvline(found.second_peak_ms, color=GREY, linewidth=1, linestyle=":")
