@@ -56,20 +56,19 @@ class Located:
         other, silence, centre = (self.agreement(panel) for panel in (PANELS[2], PANELS[1], PANELS[3]))
         figures = (
             f"correlation with that of another clip's sound {other:.2f}, of silence {silence:.2f}, with the centre "
-            f"prior {centre:.2f}; its strongest place has {self.strength(PANELS[0]):.2g} on average, with another "
-            f"clip's sound {self.strength(PANELS[2]):.2g}, with silence {self.strength(PANELS[1]):.2g}"
+            f"prior {centre:.2f}, where above {SAME:g} is called the same; its strongest place has "
+            f"{self.strength(PANELS[0]):.2g} on average, with another clip's sound {self.strength(PANELS[2]):.2g}, "
+            f"with silence {self.strength(PANELS[1]):.2g}"
         )
         if other > SAME:
-            return (
-                "the map hardly changes with the sound, so it shows what the network looks at, not where the sound "
-                f"comes from ({figures})"
+            said = (
+                "the map hardly changes with the sound: it shows what the network looks at, not where sound comes from"
             )
-        if self.strength(PANELS[0]) < STRONGER * max(self.strength(panel) for panel in PANELS[1:3]):
-            return (
-                "the map changes with the sound but is not clearly stronger with its own, so it is no evidence of where "
-                f"the sound comes from ({figures})"
-            )
-        return f"the map changes with the sound and is strongest with its own ({figures}; correlations above {SAME:g} would be called the same)"
+        elif self.strength(PANELS[0]) < STRONGER * max(self.strength(panel) for panel in PANELS[1:3]):
+            said = "the map changes with the sound but is not clearly stronger with its own: no evidence of a source"
+        else:
+            said = "the map changes with the sound and is strongest with its own"
+        return f"{said} ({figures})"
 
 
 def correlation(first: Float[Tensor, "window h w"], second: Float[Tensor, "window h w"]) -> float:

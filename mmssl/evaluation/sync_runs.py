@@ -150,7 +150,7 @@ def localize_run(run: Path, video: Path, out: Path, other: Path | None) -> list[
             raise UserError(f"{path}: {error.reason}") from None
     if other is None:
         clips.append(_another_clip(run, predictor, video))
-    located = locate_clip(predictor, *clips, settings.fps)
+    located = locate_clip(predictor, clips[0], clips[1], settings.fps)
     said = located.verdict
     print(f"{video}: {said}")
     picture = write_picture(located, f"{video.name}: {said}", out / f"{video.stem}.localized.png")

@@ -71,14 +71,14 @@ def test_the_curve_is_the_mean_over_the_pairs_that_exist_and_say_something():
             (t, t + shift) for t in range(12) if 0 <= t + shift < 12 and t != 3 and t + shift not in (5, 6, 7)
         ]  # fmt: skip
         mean = sum(10 * float(windows.visual[t] @ windows.audio[s]) for t, s in pairs) / len(pairs)
-        assert float(found.count[column]) == len(pairs)
+        assert float(found.pairs[column]) == len(pairs)
         assert float(found.score[column]) == pytest.approx(mean, abs=1e-4)
 
 
 @pytest.mark.parametrize(("frames", "offset"), [(7, -280), (-5, 200), (0, 0)])
 def test_a_sound_that_lags_has_a_positive_shift_and_a_negative_offset(frames, offset, calibration):
     windows = late(moments(200), frames)
-    assert int(read_peak(curve_of(score_windows(PREDICTOR, windows, windows, 15))).index) - 15 == frames
+    assert int(read_peak(curve_of(score_windows(PREDICTOR, windows, windows, 15))).column) - 15 == frames
     found = answer(score_windows(PREDICTOR, windows, windows, 15), 200.0, 200.0, calibration, Question())
     assert found.offset_ms == pytest.approx(offset, abs=10)
     word = "in sync" if not offset else "lags" if offset < 0 else "leads"

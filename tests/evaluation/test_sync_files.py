@@ -240,7 +240,7 @@ def test_calibrating_and_evaluating_from_the_command_line(run, tmp_path, capsys)
     assert fitted.clips == 6
     assert fitted.cut["size"] == [64, 64]
     cli.main(["sync", str(run), "--calibrate", str(tmp_path / "data")])
-    assert "6 clips" in capsys.readouterr().out
+    assert "6 held-out clips" in capsys.readouterr().out
     cli.main(["sync", str(run), "--evaluate", str(tmp_path / "data")])
     out = capsys.readouterr().out
     assert "SyncNet" in out

@@ -49,7 +49,7 @@ def answer(
     if seen < LEAST_WINDOWS:
         return undetermined("still picture", "next to nothing moves in the picture", **known)
     known["curve"] = curve = curve_of(scores)
-    if float(curve.count.max()) < LEAST_WINDOWS:
+    if float(curve.pairs.max()) < LEAST_WINDOWS:
         return undetermined("silence", "nothing moves while there is something to hear", **known)
     segments = segments_of(scores, question.fps)
     known["local"] = tuple(local_answers(segments, calibration))

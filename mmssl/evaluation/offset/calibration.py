@@ -96,8 +96,8 @@ def statistics(curve: Curve, window: int, most_pairs: float) -> Float[Tensor, "*
     windows say the same thing, so evidence is counted in windows that share no frame.
     """
     peak = read_peak(curve)
-    top = curve.score.gather(-1, peak.index[..., None])[..., 0]
-    pairs = (curve.count.gather(-1, peak.index[..., None])[..., 0] / window).clamp_min(1e-3)
+    top = curve.score.gather(-1, peak.column[..., None])[..., 0]
+    pairs = (curve.pairs.gather(-1, peak.column[..., None])[..., 0] / window).clamp_min(1e-3)
     evidence = pairs.clamp_max(most_pairs).log()
     return torch.stack([peak.margin, peak.margin * pairs.sqrt(), peak.height, top, evidence], -1)
 
@@ -150,7 +150,7 @@ def fit_calibration(known: Sequence[KnownClip], window: int, *, seed: int = 0, f
 def _fit(curve: Curve, right: Bool[Tensor, " sample"], window: int) -> Calibration:
     """Logistic regression. A higher or steeper peak never lowers the probability: of the slopes, only the last, that of
     the amount of evidence, may be negative, and a statistic whose slope would be is left out."""
-    most = float((curve.count.amax(-1) / window).max())
+    most = float((curve.pairs.amax(-1) / window).max())
     x = statistics(curve, window, most).double()
     centre, spread = x.mean(0), x.std(0, unbiased=False).clamp_min(1e-6)
     x = torch.cat([(x - centre) / spread, torch.ones(len(x), 1, dtype=torch.float64)], 1)

@@ -26,13 +26,13 @@ class Segments(NamedTuple):
     """Sums over stretches of windows, about a second each."""
 
     total: Float[Tensor, "segment shift"]
-    count: Float[Tensor, "segment shift"]
+    pairs: Float[Tensor, "segment shift"]
     seconds: float
     """Length of each."""
 
     def curves(self) -> Curve:
         """One a segment."""
-        return mean_curve(self.total, self.count)
+        return mean_curve(self.total, self.pairs)
 
 
 @dataclass(frozen=True)
@@ -115,7 +115,7 @@ def _gain(segments: Segments) -> tuple[Float[Tensor, "segment shift"], Tensor]:
     """Score of each shift beyond the segment's mean, times its weight, and which segments have any."""
     curve = segments.curves()
     mean = (curve.score * curve.valid).sum(1, keepdim=True) / curve.valid.sum(1, keepdim=True).clamp_min(1)
-    gain = torch.where(curve.valid, curve.score - mean, 0) * curve.count.amax(1, keepdim=True)
+    gain = torch.where(curve.valid, curve.score - mean, 0) * curve.pairs.amax(1, keepdim=True)
     return gain, curve.valid.any(1)
 
 
@@ -178,4 +178,4 @@ def straighten(
     if part is not None:
         exists &= part[:, None]
     column = column.clamp(0, shifts - 1)
-    return (segments.total.gather(1, column) * exists).sum(0), (segments.count.gather(1, column) * exists).sum(0)
+    return (segments.total.gather(1, column) * exists).sum(0), (segments.pairs.gather(1, column) * exists).sum(0)

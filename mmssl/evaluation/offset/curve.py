@@ -52,15 +52,15 @@ class Curve(NamedTuple):
     score: Float[Tensor, "*curve shift"]
     """0 where not ``valid``."""
     valid: Bool[Tensor, "*curve shift"]
-    count: Float[Tensor, "*curve shift"]
+    pairs: Float[Tensor, "*curve shift"]
     """Weight of the pairs."""
 
 
 class Peak(NamedTuple):
     """What a curve says."""
 
-    index: Int[Tensor, "*curve"]
-    """Column of the highest valid score."""
+    column: Int[Tensor, "*curve"]
+    """That of the highest valid score."""
     frames: Float[Tensor, "*curve"]
     """Its shift in frames, refined by a parabola."""
     margin: Float[Tensor, "*curve"]

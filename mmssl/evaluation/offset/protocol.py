@@ -123,11 +123,11 @@ def _row(
 
         peak, gated, fooled = read_peak(plain.curve), read_peak(own.curve), read_peak(other.curve)
         true = (own.truth.long() + len(columns) // 2)[:, None]
-        evidence = own.curve.count.gather(1, true) / plain.curve.count.gather(1, true).clamp_min(1)
+        evidence = own.curve.pairs.gather(1, true) / plain.curve.pairs.gather(1, true).clamp_min(1)
         valid = plain.curve.valid
-        found["right"].append(near(columns[peak.index], plain.truth))
+        found["right"].append(near(columns[peak.column], plain.truth))
         found["speaking"].append(evidence[:, 0] >= 0.5)
-        found["gated"].append(near(columns[gated.index], own.truth))
+        found["gated"].append(near(columns[gated.column], own.truth))
         found["chance"].append((valid & near(columns, plain.truth[:, None])).sum(-1) / valid.sum(-1).clamp_min(1))
         found["error"].append((peak.frames - plain.truth).abs() * 1000 / calibration.fps)
         found["sure"].append(calibration.confidence(own.curve))

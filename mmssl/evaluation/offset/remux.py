@@ -101,18 +101,19 @@ def _first_time(source: Path) -> Fraction:
 
 def _sound_stream(output: Any, audio: Any) -> tuple[Any, list[str]]:
     """A stream coded as the source's sound is, or as the container prefers where that can't be written."""
-    import av
+    from av.codec import Codec
+    from av.error import FFmpegError
 
     old, notes = audio.codec_context, []
     for name in dict.fromkeys((old.codec.canonical_name, output.default_audio_codec)):
         try:
-            rates = av.codec.Codec(name, "w").audio_rates
+            rates = Codec(name, "w").audio_rates
             rate = old.sample_rate if not rates or old.sample_rate in rates else max(rates)
             stream = output.add_stream(name, rate=rate, layout=old.layout.name)
             if not name.startswith("pcm"):
                 stream.codec_context.bit_rate = max(old.bit_rate or BIT_RATE, LEAST_BIT_RATE)
             stream.codec_context.open()
-        except (ValueError, av.error.FFmpegError):
+        except (ValueError, FFmpegError):
             continue
         if name != old.codec.canonical_name or rate != old.sample_rate:
             notes.append(

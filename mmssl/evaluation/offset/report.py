@@ -162,11 +162,14 @@ def _draw_curve(axes: "Axes", found: Answer, question: Question) -> None:
 
 def _draw_course(axes: "Axes", found: Answer, question: Question) -> None:
     """Each second's own answer, darker where it is surer, and the course through them."""
+    from matplotlib.colors import to_rgb
+
     seconds = [each.seconds for each in found.local]
     offsets = [question.ms(each.frames) for each in found.local]
     sure = [0.5 if each.confidence is None else each.confidence for each in found.local]
     axes.axhspan(-question.lag_ms, question.lead_ms, color=GREY, alpha=0.18, linewidth=0)
-    axes.scatter(seconds, offsets, s=18, c=BLUE, alpha=[0.15 + 0.85 * value for value in sure], linewidths=0, zorder=3)
+    colours = [(*to_rgb(BLUE), 0.15 + 0.85 * value) for value in sure]
+    axes.scatter(seconds, offsets, s=18, c=colours, linewidths=0, zorder=3)
     if found.course_ms is not None:
         start, stop = found.course_ms
         if found.course == "step" and found.course_at is not None:
