@@ -170,11 +170,107 @@ def export(run: Positional[Path], *, to: Literal["timm", "transformers"], out: P
     write(run, to, out)
 
 
+def sync(
+    run: Positional[Path],
+    videos: Positional[tuple[Path, ...]] = (),
+    *,
+    search_ms: float | None = None,
+    tolerance_ms: tuple[float, float] = (45.0, 125.0),
+    least_confidence: float = 0.5,
+    json: bool = False,
+    out: Path | None = None,
+    fix: Path | None = None,
+    overwrite: bool = False,
+    evaluate: str | None = None,
+    calibrate: str | None = None,
+    split: str | None = None,
+) -> None:
+    """Tell whether the sound of videos lags or leads their picture, by how much, how sure that is; and put it right.
+
+    Offsets are positive where the sound leads (ITU-R BT.1359). Exit codes: 0 every video is in sync (with --fix: is
+    now), 1 one is out of sync, 3 one is undetermined, 4 one could not be read; the gravest of several is 4, then 1,
+    then 3. 2 is a mistake in the command, 130 an interruption.
+
+    Args:
+        run: Run folder of recipes/av_sync.py.
+        videos: Files, and folders of files.
+        search_ms: How far to search on either side; by default 15 frames, 600 ms at 25 frames a second.
+        tolerance_ms: Sound may lead and lag by so much and is called in sync; by default what viewers don't notice.
+        least_confidence: An answer whose probability is lower is not given.
+        json: Print JSON and nothing else to the standard output.
+        out: Folder for sync.json and a figure a video; by default RUN/sync.
+        fix: Write repaired copies, the sound moved and the picture untouched: a file for one video, else a folder.
+        overwrite: Replace files where --fix writes. The videos themselves are never replaced.
+        evaluate: Instead of measuring videos, inject known offsets into the clips of this data (or cache folder).
+        calibrate: Instead, fit the confidence to clips of this data, which must be in sync and not trained on.
+        split: Of --evaluate and --calibrate; by default the held-out one.
+    """
+    from mmssl.errors import UserError
+    from mmssl.evaluation.offset.question import Question
+    from mmssl.evaluation.sync_files import find_videos, sync_files
+    from mmssl.evaluation.sync_runs import calibrate_run, evaluate_run, open_synchroniser
+
+    if sum(map(bool, (videos, evaluate, calibrate))) != 1:
+        raise UserError("give videos, or --evaluate DATA, or --calibrate DATA: one of the three")
+    out = out or run / "sync"
+    if evaluate:
+        evaluate_run(run, evaluate, split, out)
+        return
+    if calibrate:
+        calibrate_run(run, calibrate, split)
+        return
+    question = Question(least_confidence=least_confidence, lead_ms=tolerance_ms[0], lag_ms=tolerance_ms[1])
+    paths = find_videos(videos)
+    synchroniser = open_synchroniser(run, question, search_ms)
+    raise SystemExit(sync_files(synchroniser, paths, out, json=json, fix=fix, overwrite=overwrite))
+
+
+def retrieve(
+    run: Positional[Path], *, data: str, split: str | None = None, count: int = 1000, out: Path | None = None
+) -> None:
+    """Find the sound of each video among those of all others, and the other way round: R@1, 5, 10, and chance.
+
+    Args:
+        run: Run folder of recipes/av_sync.py.
+        data: Videos, or a cache folder of clips.
+        split: By default the held-out one.
+        count: At most so many clips, evenly spaced: more are harder.
+        out: Folder for retrieval.json; by default RUN/retrieval.
+    """
+    from mmssl.evaluation.sync_runs import retrieve_run
+
+    retrieve_run(run, data, split, count, out or run / "retrieval")
+
+
+def localize(run: Positional[Path], video: Positional[Path], *, out: Path, other: Path | None = None) -> None:
+    """Show where in the picture the sound comes from: a video and a picture of maps, with controls beside them.
+
+    Args:
+        run: Run folder of recipes/av_sync.py.
+        video: The file.
+        out: Folder for NAME.localized.mp4 and NAME.localized.png.
+        other: A video whose sound is a control; by default a held-out one of the run's own data.
+    """
+    from mmssl.evaluation.sync_runs import localize_run
+
+    localize_run(run, video, out, other)
+
+
 def main(arguments: list[str] | None = None) -> None:
     """Command line."""
     with one_sentence_errors():
         tyro.extras.subcommand_cli_from_dict(
-            {"inspect": inspect, "doctor": doctor, "reveal": reveal, "fill": fill, "probe": probe, "export": export},
+            {
+                "inspect": inspect,
+                "doctor": doctor,
+                "reveal": reveal,
+                "fill": fill,
+                "probe": probe,
+                "export": export,
+                "sync": sync,
+                "retrieve": retrieve,
+                "localize": localize,
+            },
             args=arguments,
             description="Look at data, and read what recipes wrote.",
         )

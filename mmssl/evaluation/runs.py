@@ -19,6 +19,8 @@ MODALITIES = {
     "masked_language_model": "mmssl.evaluation.text_runs",
     "wav2vec2": "mmssl.evaluation.audio_runs",
     "best_rq": "mmssl.evaluation.audio_runs",
+    "audio_visual_sync": "mmssl.evaluation.clip_runs",
+    "audio_visual_masked": "mmssl.evaluation.clip_runs",
 }
 """Where ``reveal_run`` and ``probe_labelled`` of each predictor are."""
 

@@ -28,7 +28,7 @@ def draw_clips(shown: Sequence[RevealedClip], caption: str = "", *, names: bool 
         above, below = rows[2 * number, 0], rows[2 * number + 1, 0]
         _draw_spectrogram(above, clip)
         if names:
-            above.set_title(_printable(clip.clip.name), loc="left", fontsize=9, parse_math=False)
+            above.set_title(printable(clip.clip.name), loc="left", fontsize=9, parse_math=False)
         draw = _draw_codes if isinstance(clip.found, Codes) else _draw_ranks
         draw(below, clip, clip.found)  # pyright: ignore[reportArgumentType]
         below.set_xlim(0, clip.seconds)
@@ -99,6 +99,6 @@ def _draw_ranks(axes: "Axes", clip: RevealedClip, ranks: Ranks) -> None:
         axes.spines[side].set_visible(False)
 
 
-def _printable(name: str) -> str:
+def printable(name: str) -> str:
     """A file's name as a font can show it."""
     return "".join(letter if letter.isprintable() else "?" for letter in name.encode("utf-8", "replace").decode())

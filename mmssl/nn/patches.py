@@ -52,14 +52,15 @@ def sincos_positions(grid: tuple[int, int], dim: int) -> Float[Tensor, "position
     """
     if dim % 4:
         raise UserError(f"sine-cosine positions need a width divisible by 4, got {dim}")
-    frequencies = 10000.0 ** -(torch.arange(dim // 4, dtype=torch.float64) / (dim // 4))
     rows, columns = torch.meshgrid(*(torch.arange(n, dtype=torch.float64) for n in grid), indexing="ij")
+    return torch.cat([sincos(columns.flatten(), dim // 2), sincos(rows.flatten(), dim // 2)], 1)
 
-    def encode(coordinate: Tensor) -> Tensor:
-        angles = coordinate.reshape(-1, 1) * frequencies
-        return torch.cat([angles.sin(), angles.cos()], 1)
 
-    return torch.cat([encode(columns), encode(rows)], 1).float()
+def sincos(coordinate: Float[Tensor, " position"], dim: int) -> Float[Tensor, "position dim"]:
+    """Sines, then cosines of a coordinate at frequencies 10000^(-i / (dim/2)). Computed in float64."""
+    frequencies = 10000.0 ** -(torch.arange(dim // 2, dtype=torch.float64) / (dim // 2))
+    angles = coordinate.double()[:, None] * frequencies
+    return torch.cat([angles.sin(), angles.cos()], 1).float()
 
 
 def resize_positions(

@@ -18,6 +18,8 @@ PREDICTORS = {
     ),
     "wav2vec2": ("mmssl.predictors.wav2vec2", "Wav2Vec2", "Wav2Vec2Config"),
     "best_rq": ("mmssl.predictors.best_rq", "BestRQ", "BestRQConfig"),
+    "audio_visual_sync": ("mmssl.predictors.audio_visual_sync", "AudioVisualSync", "AudioVisualSyncConfig"),
+    "audio_visual_masked": ("mmssl.predictors.audio_visual_masked", "AudioVisualMasked", "AudioVisualMaskedConfig"),
 }
 
 

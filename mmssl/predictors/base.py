@@ -165,13 +165,18 @@ def read_safetensors(file: Path) -> dict[str, Tensor]:
 
 
 def outcome_of(sums: Mapping[str, Float[Tensor, ""]]) -> Outcome:
-    """Means and skills from the sums of :meth:`Predictor.score`, or from such sums added over batches."""
+    """Means and skills from the sums of :meth:`Predictor.score`, or from such sums added over batches.
+
+    ``skill_NAME`` compares ``loss_NAME`` with ``reference_NAME``, or the loss itself where there is no loss of that name.
+    """
     count = sums["count"]
     outcome = {name: value / count for name, value in sums.items() if name != "count"}
     outcome["count"] = count
     for name in list(outcome):
         if name.startswith("reference"):
-            outcome["skill" + name.removeprefix("reference")] = 1 - outcome["loss"].detach() / outcome[name]
+            part = name.removeprefix("reference")
+            loss = outcome.get("loss" + part, outcome["loss"])
+            outcome["skill" + part] = 1 - loss.detach() / outcome[name]
     return outcome
 
 

@@ -5,7 +5,7 @@ import math
 import torch
 from torch import nn
 
-NO_DECAY = ("bias", "norm", "token", "position")
+NO_DECAY = ("bias", "norm", "token", "position", "scale")
 """Parts of parameter names that are never decayed. By name: a rule by dimension would decay 3-D tokens."""
 
 

@@ -23,7 +23,7 @@ def describe(entry: dict[str, Any]) -> str:
     """A journal entry as one line."""
     titles = {"samples_per_second": "samples/s", "data_wait": "waiting for data"}
     names = [name for name in SHOWN if name in entry]
-    names += [name for name in entry if name.startswith(("val_loss", "val_skill"))]
+    names += [name for name in entry if name == "val_loss" or name.startswith(("val_skill", "val_shift"))]
     return "  ".join(f"{titles.get(name, name)} {_format(name, entry[name])}" for name in names)
 
 
