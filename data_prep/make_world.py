@@ -159,7 +159,7 @@ def _is_there(config: WorldConfig) -> bool:
         return False
     try:
         found = json.loads((config.out / "world.json").read_text(encoding="utf-8"))
-        found = ADDED | {key: found[key] for key in ("version", "count", "size", "seed")} | found
+        found = {key: (ADDED | found)[key] for key in ADDED | config.settings()}
     except (FileNotFoundError, json.JSONDecodeError, KeyError, TypeError):
         raise UserError(f"{config.out} holds files but no generated world: choose another --out") from None
     wanted = ADDED | config.settings()

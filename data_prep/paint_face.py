@@ -154,22 +154,22 @@ def _paint_head(canvas: _Canvas, motion: Motion, frames: slice, look: Look) -> N
 
 def _paint_eyes(canvas: _Canvas, motion: Motion, frames: slice, look: Look) -> None:
     lids = _column(1 - motion.lids[frames])
-    for side in (-1, 1):
-        place = side * EYE_X
-        box = (place - 0.1, EYE_Y - 0.07, place + 0.1, EYE_Y + 0.07)
-        brow = (place - 0.12, BROW_Y - 0.04, place + 0.12, BROW_Y + 0.04)
+    for side in (-EYE_X, EYE_X):
+        box = (side - 0.1, EYE_Y - 0.07, side + 0.1, EYE_Y + 0.07)
 
-        def white(x: Map, y: Map, place: float = place) -> Map:
-            return _slit(x - place, y - EYE_Y, 0.085, 0.008 + 0.047 * lids)
+        def white(x: Map, y: Map, side: float = side) -> Map:
+            return _slit(x - side, y - EYE_Y, 0.085, 0.008 + 0.047 * lids)
 
-        canvas.put(_darker(look.skin, 0.55), box, lambda x, y: white(x, y) - 0.012)
-        canvas.put((0.95, 0.95, 0.93), box, lambda x, y: white(x, y) + 0.05 * (1 - lids))
-        canvas.put(look.eyes, box, lambda x, y: np.maximum(_ellipse(x - place, y - EYE_Y, 0.042, 0.042), white(x, y)))  # noqa: B023
-        canvas.put(
-            _darker(look.hair, 0.9),
-            brow,
-            lambda x, y: _ellipse(x - place, y - BROW_Y - 0.5 * (x - place) ** 2, 0.11, 0.02),
-        )  # noqa: B023
+        def iris(x: Map, y: Map, side: float = side) -> Map:
+            return np.maximum(_ellipse(x - side, y - EYE_Y, 0.042, 0.042), white(x, y, side))
+
+        def brow(x: Map, y: Map, side: float = side) -> Map:
+            return _ellipse(x - side, y - BROW_Y - 0.5 * (x - side) ** 2, 0.11, 0.02)
+
+        canvas.put(_darker(look.skin, 0.55), box, lambda x, y, white=white: white(x, y) - 0.012)
+        canvas.put((0.95, 0.95, 0.93), box, lambda x, y, white=white: white(x, y) + 0.05 * (1 - lids))
+        canvas.put(look.eyes, box, iris)
+        canvas.put(_darker(look.hair, 0.9), (side - 0.12, BROW_Y - 0.04, side + 0.12, BROW_Y + 0.04), brow)
 
 
 def _paint_mouth(canvas: _Canvas, motion: Motion, frames: slice, look: Look) -> None:
@@ -185,12 +185,16 @@ def _paint_mouth(canvas: _Canvas, motion: Motion, frames: slice, look: Look) -> 
 
     canvas.put(look.lips, box, lambda x, y: _ellipse(x, y - middle, half + 0.02, open_ + LIP))
     canvas.put((0.16, 0.05, 0.06), box, lambda x, y: inside(x, y))
-    canvas.put((0.93, 0.92, 0.88), box,
-               lambda x, y: np.maximum(inside(x, y) + 0.008, y - middle + open_ * (1 - 1.1 * teeth) - 0.012))  # fmt: skip
-    canvas.put((0.80, 0.38, 0.38), box,
-               lambda x, y: np.maximum(inside(x, y) + 0.008,
-                                       _ellipse(x, y - middle - 0.9 * open_, 0.6 * half,
-                                                (0.35 + 1.0 * tongue) * open_ + 0.001)))  # fmt: skip
+
+    def upper_teeth(x: Map, y: Map) -> Map:
+        return np.maximum(inside(x, y) + 0.008, y - middle + open_ * (1 - 1.1 * teeth) - 0.012)
+
+    def low_tongue(x: Map, y: Map) -> Map:
+        body = _ellipse(x, y - middle - 0.9 * open_, 0.6 * half, (0.35 + tongue) * open_ + 0.001)
+        return np.maximum(inside(x, y) + 0.008, body)
+
+    canvas.put((0.93, 0.92, 0.88), box, upper_teeth)
+    canvas.put((0.80, 0.38, 0.38), box, low_tongue)
 
 
 def _ellipse(x: Map, y: Map, across: Map | float, along: Map | float) -> Map:
