@@ -49,7 +49,8 @@ def move(utterance: Utterance, random: np.random.Generator) -> Motion:
     at = np.arange(utterance.frames) * TICKS_PER_FRAME
     before = np.maximum(at - 1, 0)
     mouth = [(track[at] + track[before]) / 2 for track in (opening * (1 - shut), width, teeth, tongue)]
-    return Motion(*mouth, lids=_blinks(now, random), sway=_sway(now, random))
+    sway = _sway(now, random)  # before the blinks, whose number depends on the length of what is said
+    return Motion(*mouth, lids=_blinks(now, random), sway=sway)
 
 
 def _visemes(utterance: Utterance) -> tuple[np.ndarray, ...]:

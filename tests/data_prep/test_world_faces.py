@@ -110,7 +110,7 @@ def test_the_mouth_follows_the_phones_without_delay() -> None:
 
 def test_head_and_eyes_do_not_know_what_is_said() -> None:
     opening, others = [], []
-    for number in range(150):
+    for number in range(100):
         _, utterance = planned(number)
         motion = move(utterance, np.random.default_rng((number, 4)))
         opening.append(motion.opening - motion.opening.mean())
@@ -128,8 +128,8 @@ def test_head_and_eyes_do_not_know_what_is_said() -> None:
 
 def test_boxes_hold_what_they_are_named_for() -> None:
     """Whatever changes when lips or eyes change their colour lies inside; the box is not much larger either."""
-    for number, voice in enumerate(VOICES):
-        _, utterance = planned(number)
+    for number in (0, 3, 5):
+        voice, utterance = planned(number)
         random = np.random.default_rng(number)
         motion, around = move(utterance, random), draw_surroundings(random)
         found = boxes(motion, voice.look, around, 96)

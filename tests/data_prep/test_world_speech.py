@@ -54,7 +54,7 @@ def test_every_word_is_in_the_dictionary_and_nothing_else() -> None:
     for word in PRONUNCIATIONS:
         symbols = pronounce(word)
         assert all((phone_of(symbol).kind == "vowel") == symbol[-1].isdigit() for symbol in symbols), word
-    assert {symbol.rstrip("012") for word in PRONUNCIATIONS for symbol in pronounce(word)} | {"SIL"} == set(PHONES)
+    assert {symbol.rstrip("012") for word in PRONUNCIATIONS for symbol in pronounce(word)} < set(PHONES)
     with pytest.raises(UserError, match=r"'zebra'.*pronunciation\.py"):
         pronounce("zebra")
 
@@ -209,13 +209,17 @@ def test_speaking_is_faster_than_hearing() -> None:
 
 
 FAKE = f"""#!{sys.executable}
-import sys, wave, math, struct
-word = sys.argv[-1]
-stream = wave.open(sys.stdout.buffer, "wb")
-stream.setnchannels(1); stream.setsampwidth(2); stream.setframerate(22050); stream.setnframes(22050)
+import io, sys, wave, math, struct
+file, word = io.BytesIO(), sys.argv[-1]
+stream = wave.open(file, "wb")
+stream.setnchannels(1); stream.setsampwidth(2); stream.setframerate(22050)
 count = 2205 * len(word)
 tone = [int(9000 * math.sin(2 * math.pi * 440 * n / 22050)) for n in range(count)]
 stream.writeframes(struct.pack("<%dh" % (count + 4000), *([0] * 2000 + tone + [0] * 2000)))
+stream.close()
+header = bytearray(file.getvalue())
+struct.pack_into("<I", header, 4, 0x7FFFF024); struct.pack_into("<I", header, 40, 0x7FFFF000)  # as espeak-ng does
+sys.stdout.buffer.write(header)
 """
 
 
