@@ -9,21 +9,43 @@ writes, in a few seconds on two cores,
     world/labels.csv                    file, shape, colour, size, place, split
     world/world.json                    the settings
 
-The same settings give the same bytes, whatever the number of workers.
+and with ``--modalities images captions speech faces`` the same scenes in words, spoken, and said by a talking face:
+
+    world/captions/train.jsonl, val.jsonl    text, id, shape, colour, size, place, split
+    world/speech/train/00000.wav ...         16 kHz, eight voices
+    world/speech/manifest.jsonl              file, the labels, speaker, text, words and phones with their times, split
+    world/faces/train/00000.mp4 ...          H.264 and AAC, 25 frames a second; both begin at 0
+    world/faces/manifest.jsonl               the same, and fps, frames, the boxes of face and mouth (top, left, height,
+                                             width in pixels), the opening of the mouth and of the eyes at each frame
+
+Each folder is what its reader wants as data. The same settings give the same bytes on one machine, whatever the number
+of workers.
 """
 
 import csv
-import io
 import json
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
 from multiprocessing import get_context
 from pathlib import Path
+from typing import Any, get_args
 
-from paint import paint
+from espeak import require_espeak
+from modalities import (
+    FOLDER_OF_FILES,
+    Modality,
+    Row,
+    Synthesizer,
+    caption_row,
+    file_of,
+    say,
+    write_face,
+    write_images,
+    write_speech,
+)
 from scenes import VALIDATION_EVERY, Scene, draw_scene, draw_scenes
 
 from mmssl.errors import UserError, one_sentence_errors
@@ -32,7 +54,9 @@ VERSION = 1
 """Raised whenever the same settings begin to give other pictures."""
 CHUNK = 64
 """Scenes painted together: their maps stay in the processor's cache."""
-CONTENT = ("images", "labels.csv", "world.json")
+ADDED = {"modalities": ["images"], "face_size": None, "synthesizer": None}
+"""Settings that a world of pictures alone does not write down."""
+CONTENT = ("images", "captions", "speech", "faces", "labels.csv", "world.json")
 LABELS: tuple[str, ...] = ("file", "shape", "colour", "size", "place", "split")
 
 
@@ -48,8 +72,15 @@ class WorldConfig:
     """Height and width of the pictures in pixels."""
     seed: int = 0
     """Another seed, another world."""
+    modalities: tuple[Modality, ...] = ("images",)
+    """What is written of each scene: images, captions, speech, faces."""
+    face_size: int = 96
+    """Height and width of the talking faces in pixels, an even number."""
+    synthesizer: Synthesizer = "formants"
+    """Who speaks: formants is built in and knows the time of every phone; espeak-ng is a program that must be on the
+    PATH, and knows the times of words only."""
     workers: int = 2
-    """Processes; the pictures do not depend on it."""
+    """Processes; the files do not depend on it."""
     overwrite: bool = False
     """Replace a world of other settings."""
 
@@ -64,10 +95,25 @@ class WorldConfig:
             raise UserError(f"--seed must be at least 0 and below 2^63, got {self.seed}")
         if self.workers < 1:
             raise UserError(f"--workers must be at least 1, got {self.workers}")
+        if not self.modalities:
+            raise UserError("--modalities is empty: choose some of images, captions, speech, faces")
+        if not 32 <= self.face_size <= 512 or self.face_size % 2:
+            raise UserError(f"--face-size must be an even number from 32 to 512 pixels, got {self.face_size}")
+        if "faces" in self.modalities and self.synthesizer != "formants":
+            raise UserError(
+                f"faces need the times of phones, which {self.synthesizer} does not tell: leave them out of "
+                "--modalities, or --synthesizer at formants"
+            )
 
-    def settings(self) -> dict[str, int]:
+    def settings(self) -> dict[str, Any]:
         """What decides the content, as world.json keeps it."""
-        return {"version": VERSION, "count": self.count, "size": self.size, "seed": self.seed}
+        basic = {"version": VERSION, "count": self.count, "size": self.size, "seed": self.seed}
+        added = {
+            "modalities": sorted(set(self.modalities), key=get_args(Modality).index),
+            "face_size": self.face_size if "faces" in self.modalities else None,
+            "synthesizer": self.synthesizer if {"speech", "faces"} & set(self.modalities) else None,
+        }
+        return basic | {key: value for key, value in added.items() if value != ADDED[key]}
 
 
 def make_world(config: WorldConfig) -> bool:
@@ -78,22 +124,29 @@ def make_world(config: WorldConfig) -> bool:
     """
     if _is_there(config):
         return False
+    if config.synthesizer == "espeak-ng" and "speech" in config.modalities:
+        require_espeak()
     partial = config.out.absolute().with_name(config.out.absolute().name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
-    for split in ("train", "val"):
-        (partial / "images" / split).mkdir(parents=True)
-    _write_images(partial, config)
-    _write_labels(partial / "labels.csv", draw_scenes(config.count, config.seed))
+    partial.mkdir(parents=True)
+    for modality in config.modalities:
+        for split in ("train", "val") if modality in FOLDER_OF_FILES else ("",):
+            (partial / modality / split).mkdir(parents=True, exist_ok=True)
+    rows = _write_scenes(partial, config)
+    for modality in ("speech", "faces"):
+        if modality in config.modalities:
+            _write_rows(partial / modality / "manifest.jsonl", rows[modality])
+    if "captions" in config.modalities:
+        for split in ("train", "val"):
+            chosen = [row for row in rows["captions"] if row["split"] == split]
+            _write_rows(partial / "captions" / f"{split}.jsonl", chosen)
+    if "images" in config.modalities:
+        _write_labels(partial / "labels.csv", draw_scenes(config.count, config.seed))
     (partial / "world.json").write_text(json.dumps(config.settings(), indent=2) + "\n", encoding="utf-8")
     if config.out.exists():
         shutil.rmtree(config.out)
     partial.rename(config.out)
     return True
-
-
-def image_file(scene: Scene) -> str:
-    """Where a scene's picture is, from the world's folder."""
-    return f"images/{scene.split}/{scene.id:05d}.png"
 
 
 def _is_there(config: WorldConfig) -> bool:
@@ -106,10 +159,11 @@ def _is_there(config: WorldConfig) -> bool:
         return False
     try:
         found = json.loads((config.out / "world.json").read_text(encoding="utf-8"))
-        found = {key: found[key] for key in config.settings()}
+        found = {key: (ADDED | found)[key] for key in ADDED | config.settings()}
     except (FileNotFoundError, json.JSONDecodeError, KeyError, TypeError):
         raise UserError(f"{config.out} holds files but no generated world: choose another --out") from None
-    if found == config.settings():
+    wanted = ADDED | config.settings()
+    if found == wanted:
         return True
     strangers = sorted(path.name for path in config.out.iterdir() if path.name not in CONTENT)
     if config.overwrite and strangers:
@@ -118,22 +172,25 @@ def _is_there(config: WorldConfig) -> bool:
         )
     if config.overwrite:
         return False
-    wanted = config.settings()
-    changes = ", ".join(f"{key} {found[key]} -> {wanted[key]}" for key in wanted if found[key] != wanted[key])
+    changes = ", ".join(
+        f"{key} {_said(found[key])} -> {_said(wanted[key])}" for key in wanted if found[key] != wanted[key]
+    )
     raise UserError(f"{config.out} holds another world ({changes}): choose another --out, or add --overwrite")
 
 
-def _write_images(folder: Path, config: WorldConfig) -> None:
-    chunks = list(_chunks(config.count))
-    jobs = [(folder, start, stop, config.seed, config.size) for start, stop in chunks]
+def _said(value: Any) -> str:
+    return " ".join(value) if isinstance(value, list) else str(value)
+
+
+def _write_scenes(folder: Path, config: WorldConfig) -> dict[str, list[Row]]:
+    """All files of scenes; returns the rows of the tables by modality, in the order of scenes."""
+    jobs = [(folder, start, stop, config) for start, stop in _chunks(config.count)]
     workers = min(config.workers, len(jobs))
     if workers == 1:
-        for job in jobs:
-            write_chunk(job)
-        return
+        return _joined(map(write_chunk, jobs))
     # spawn: children start clean, with no copy of a parent's threads
     with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
-        list(pool.map(write_chunk, jobs))
+        return _joined(pool.map(write_chunk, jobs))
 
 
 def _chunks(count: int) -> Iterator[tuple[int, int]]:
@@ -141,23 +198,43 @@ def _chunks(count: int) -> Iterator[tuple[int, int]]:
         yield start, min(start + CHUNK, count)
 
 
-def write_chunk(job: tuple[Path, int, int, int, int]) -> None:
-    """Paint scenes ``start..stop`` of a world and write their files; a job of the process pool."""
-    from PIL import Image
+def _joined(parts: Iterable[dict[str, list[Row]]]) -> dict[str, list[Row]]:
+    rows: dict[str, list[Row]] = {"captions": [], "speech": [], "faces": []}
+    for part in parts:
+        for modality, added in part.items():
+            rows[modality] += added
+    return rows
 
-    folder, start, stop, seed, size = job
-    scenes = [draw_scene(index, seed) for index in range(start, stop)]
-    for scene, pixels in zip(scenes, paint(scenes, size), strict=True):
-        buffer = io.BytesIO()
-        Image.fromarray(pixels).save(buffer, "PNG", compress_level=1)
-        (folder / image_file(scene)).write_bytes(buffer.getbuffer())
+
+def write_chunk(job: tuple[Path, int, int, WorldConfig]) -> dict[str, list[Row]]:
+    """Write the files of scenes ``start..stop`` and return their rows; a job of the process pool."""
+    folder, start, stop, config = job
+    scenes = [draw_scene(index, config.seed) for index in range(start, stop)]
+    rows: dict[str, list[Row]] = {}
+    if "images" in config.modalities:
+        write_images(folder / "images", scenes, config.size)
+    if "captions" in config.modalities:
+        rows["captions"] = [caption_row(scene, config.seed) for scene in scenes]
+    heard = {"speech", "faces"} & set(config.modalities)
+    rows |= {modality: [] for modality in sorted(heard)}
+    for scene in scenes if heard else ():
+        said = say(scene, config.seed, config.synthesizer)
+        if "speech" in heard:
+            rows["speech"].append(write_speech(folder / "speech", scene, said))
+        if "faces" in heard:
+            rows["faces"].append(write_face(folder / "faces", scene, said, config.seed, config.face_size))
+    return rows
+
+
+def _write_rows(file: Path, rows: list[Row]) -> None:
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
 
 
 def _write_labels(file: Path, scenes: list[Scene]) -> None:
     with file.open("w", newline="", encoding="utf-8") as stream:
         writer = csv.DictWriter(stream, LABELS, extrasaction="ignore", lineterminator="\n")
         writer.writeheader()
-        writer.writerows(asdict(scene) | {"file": image_file(scene)} for scene in scenes)
+        writer.writerows(asdict(scene) | {"file": f"images/{file_of(scene, 'images')}"} for scene in scenes)
 
 
 def main(arguments: list[str] | None = None) -> None:

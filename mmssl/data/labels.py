@@ -24,7 +24,7 @@ SPLIT_NAMES = {
 # columns that describe a file and are no classes
 _NOT_LABELS = frozenset({
     "file", "split", "width", "height", "bytes", "id", "text", "words", "seconds", "fps", "frames", "licence",
-    "license", "source",
+    "license", "source", "phones", "face", "mouth", "mouth_opening", "eyes_shut",
 })  # fmt: skip
 
 
