@@ -1,4 +1,4 @@
-"""Pictures of what predictors of clips make of them: agreement of moments, and what was hidden of pictures and sound."""
+"""Pictures of what predictors of clips make of them: agreement of moments, and what was hidden of both senses."""
 
 from collections.abc import Sequence
 from pathlib import Path

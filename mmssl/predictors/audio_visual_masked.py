@@ -206,7 +206,10 @@ class AudioVisualMasked(AudioVisualPredictor):
         return outcome_of(sums)
 
     def asking(self, view: View, name: str, sound: str, sight: str) -> View:
-        """The same clips with other parts hidden, judged on the hidden places of the sense that ``name`` begins with."""
+        """The same clips with other parts hidden, judged on the hidden places of the sense that ``name`` begins with.
+
+        ``sound`` and ``sight``: hide "all", "none" or the "part" that the masks of the view hide.
+        """
 
         def hidden(mask: Tensor, how: str) -> Tensor:
             return {"all": torch.ones_like(mask), "none": torch.zeros_like(mask), "part": mask}[how]
@@ -285,7 +288,9 @@ class AudioVisualMasked(AudioVisualPredictor):
         return pictures.clamp(0, 1), tokens.join_sounds(heard[..., : tokens.mels])
 
 
-def standardise_back(x: Float[Tensor, "batch *rest"], like: Float[Tensor, "batch *rest"]) -> Float[Tensor, "batch *rest"]:
+def standardise_back(
+    x: Float[Tensor, "batch *rest"], like: Float[Tensor, "batch *rest"]
+) -> Float[Tensor, "batch *rest"]:
     """Standardised pictures on the scale of ``like``, clip by clip."""
     dims = tuple(range(1, like.ndim))
     return x * like.std(dims, keepdim=True) + like.mean(dims, keepdim=True)

@@ -61,7 +61,9 @@ def test_the_run_folder_is_complete(finished, name):
     assert all({"loss", "reference", "skill", "gradient_norm"} | own <= entry.keys() for entry in entries)
     held_out = {"val_shift_top1", "val_shift_chance"}
     if name == "av_masked":
-        held_out = {f"val_skill_{one}_from_{other}" for one in ("sound", "sight") for other in ("sound", "sight", "both")}
+        held_out = {
+            f"val_skill_{one}_from_{other}" for one in ("sound", "sight") for other in ("sound", "sight", "both")
+        }
     assert {"val_loss", "val_skill"} | held_out <= entries[-1].keys()
     assert "broken.mp4" in (finished[name] / "skipped.jsonl").read_text()
     predictor = load_predictor(finished[name])
@@ -158,7 +160,7 @@ def test_mistakes_in_flags_are_one_sentence(recipes, flags, tmp_path, capsys, na
 
 
 @pytest.mark.parametrize("name", RECIPES)
-def test_reveal_draws_held_out_clips(finished, videos, tmp_path, capsys, name):
+def test_reveal_draws_held_out_clips(finished, videos, capsys, name):
     code, out, err = run(cli.main, ["reveal", finished[name]], capsys)
     assert code == 0, err
     assert Path(out.splitlines()[-1]).is_file()
