@@ -17,7 +17,7 @@ followed, take about 3 minutes on one core.
 
 import time
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
 
@@ -44,7 +44,7 @@ class CacheConfig:
     """Folders, lists or tar files with videos."""
     out: Path
     """Folder to write, or to go on with."""
-    settings: Annotated[ClipSettings, tyro.conf.arg(name="")] = ClipSettings()
+    settings: Annotated[ClipSettings, tyro.conf.arg(name="")] = field(default_factory=ClipSettings)
     """How clips are made."""
     split: str | None = None
     """Take only this split."""
@@ -68,8 +68,8 @@ def cache_clips(config: CacheConfig) -> Path:
     seconds = sum(record.frames for record in clips) / config.settings.fps
     size = sum(path.stat().st_size for path in config.out.glob("shard-*.bin"))
     print(
-        f"{len(clips):,} clips, {seconds / 60:.1f} minutes, {size / 1e6:,.1f} MB; {len(store.keys()) - before:,} videos "
-        f"decoded in {time.monotonic() - started:.0f} s"
+        f"{len(clips):,} clips, {seconds / 60:.1f} minutes, {size / 1e6:,.1f} MB; "
+        f"{len(store.keys()) - before:,} videos decoded in {time.monotonic() - started:.0f} s"
     )
     _print_skipped(skipped)
     print(config.out)

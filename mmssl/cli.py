@@ -14,19 +14,20 @@ from mmssl.errors import one_sentence_errors
 def inspect(
     data: Positional[str],
     *,
-    kind: Literal["auto", "images", "text", "audio"] = "auto",
+    kind: Literal["auto", "images", "text", "audio", "video"] = "auto",
     split: str | None = None,
     channels: int = 3,
     tokenizer: Path | None = None,
     documents: Literal["auto", "file", "line", "block"] = "auto",
     text_column: str = "text",
 ) -> None:
-    """Tell what is in a folder, file or tar file of pictures, texts or recordings: number, sizes, what cannot be used.
+    """Tell what is in a folder, file or tar file of pictures, texts, recordings or videos: number, sizes, what is odd.
 
     Args:
-        data: Folder, file, tar file or Hugging Face data set; of pictures and recordings also a list (.txt, .csv,
-            .jsonl).
-        kind: What to look at; auto looks at which files are there and says so.
+        data: Folder, file, tar file or Hugging Face data set; of pictures, recordings and videos also a list (.txt,
+            .csv, .jsonl).
+        kind: What to look at; auto looks at which files are there and says so. Of videos, audio looks at the
+            sound only.
         split: Look at one split only.
         channels: Channels to read pictures with.
         tokenizer: Directory of the tokenizer to count tokens with; by default one is trained on the texts.
@@ -49,6 +50,11 @@ def inspect(
         from mmssl.data.audio.inspect import inspect_audio, print_audio_report
 
         print_audio_report(inspect_audio(data, split=split))
+        return
+    if kind == "video":
+        from mmssl.data.video.inspect import inspect_video, print_video_report
+
+        print_video_report(inspect_video(data, split=split))
         return
     from mmssl.data.images.inspect import inspect_images, print_report
 

@@ -7,7 +7,7 @@ import sys
 import pytest
 
 HEAVY = ("torchvision", "timm", "transformers", "PIL", "matplotlib", "datasets", "tyro", "rich")
-OPTIONAL = ("torchvision", "timm", "transformers", "datasets")
+OPTIONAL = ("torchvision", "timm", "transformers", "datasets", "av", "cv2")
 
 
 def run(program: str) -> str:

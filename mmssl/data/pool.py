@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import torch
 
@@ -22,7 +22,8 @@ from mmssl.data.limits import MediaError
 
 T = TypeVar("T")
 # fork shares what the parent has loaded; elsewhere it is not available or not safe
-START_METHOD = "fork" if sys.platform == "linux" else "spawn"
+Method = Literal["fork", "spawn"]
+START_METHOD: Method = "fork" if sys.platform == "linux" else "spawn"
 _PATIENCE = 2.0
 """A worker is killed after this multiple of the time limit: its own alarm should have rung long before."""
 _CHUNK = 64
@@ -35,7 +36,7 @@ def map_files(
     *,
     workers: int,
     seconds: float,
-    method: str = START_METHOD,
+    method: Method = START_METHOD,
 ) -> Iterator[tuple[int, T | MediaError]]:
     """Yield (index, result) for every index, in no particular order; a MediaError stands for its result.
 
@@ -112,8 +113,8 @@ class _Raised:
     error: Exception
 
 
-def _start(function: Callable[[int], Any], todo: list[int], method: str) -> _Worker:
-    context = multiprocessing.get_context(method)
+def _start(function: Callable[[int], Any], todo: list[int], method: Method) -> _Worker:
+    context: Any = multiprocessing.get_context(method)
     ours, theirs = context.Pipe()
     place = context.RawValue("q", -1)
     process = context.Process(target=_work, args=(function, theirs, place), daemon=True)
@@ -145,9 +146,7 @@ def _receive(worker: _Worker) -> Iterator[tuple[int, Any]]:
         yield index, result
 
 
-def _next(
-    worker: _Worker, function: Callable[[int], Any], chunks: list[list[int]], method: str
-) -> _Worker | None:
+def _next(worker: _Worker, function: Callable[[int], Any], chunks: list[list[int]], method: Method) -> _Worker | None:
     """Give a worker that is done its next chunk, or replace one that died."""
     todo = worker.todo or (chunks.pop() if chunks else [])
     if not worker.alive:

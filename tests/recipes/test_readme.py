@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from filmed import write_filmed
 from scripts import ROOT, load_script
 from spoken import write_spoken
 
@@ -37,6 +38,7 @@ QUICK = {
     "recipes/audio_best_rq.py": QUICK_AUDIO,
     "recipes/audio_wav2vec2.py": QUICK_AUDIO,
     "data_prep/make_world.py": ["--count", "20", "--size", "32", "--workers", "1"],
+    "data_prep/cache_clips.py": ["--workers", "0"],
     "probe labelled": ["--label", "shape", "--seeds", "1", "--finetune-labels"],
     "probe labelled.tsv": QUICK_PROBE,
     "probe spoken": QUICK_PROBE,
@@ -57,6 +59,7 @@ def test_every_documented_command_runs(world, tmp_path, monkeypatch, capsys):
     write_texts(tmp_path)
     write_spoken(tmp_path / "recordings")
     write_spoken(tmp_path / "spoken", count=16, seed=1)
+    write_filmed(tmp_path / "videos", count=3)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("mmssl.evaluation.audio_runs.TRANSCRIBING", CtcConfig(steps=2))
     monkeypatch.setenv("MMSSL_CACHE", str(tmp_path / "cache"))

@@ -14,8 +14,8 @@ import numpy as np
 from jaxtyping import Float32
 
 from mmssl.data.audio.header import Header
-from mmssl.data.window import Window
 from mmssl.data.stores import Extent
+from mmssl.data.window import Window
 from mmssl.errors import UserError
 
 _BLOCK = 2**20

@@ -15,7 +15,7 @@ from mmssl.data.pool import map_files
 from mmssl.data.skipped import Skipped
 from mmssl.data.stores import Extent
 from mmssl.data.video.clip import Clip, ClipSettings
-from mmssl.data.video.decode import decode_clip, length_of
+from mmssl.data.video.decode import decode_clip
 from mmssl.data.video.source import VIDEOS, VideoSource
 from mmssl.data.video.store import ClipStore, content_key, read_rows
 from mmssl.errors import UserError
@@ -40,7 +40,7 @@ def fill_store(
         else:
             todo.append(index)
     make = partial(_make, source, store.settings, store.keys())
-    patience = source.limits.patience(_longest(source, todo, workers))
+    patience = source.limits.patience_of_bytes(max((source.stamp(index)[0] for index in todo), default=0))
     made = map_files(make, todo, workers=workers, seconds=patience, method="spawn")
     try:
         for done, (index, result) in enumerate(made, len(keys) + 1):
@@ -76,18 +76,6 @@ def _make(
         return key, decode_clip(extent, settings, None, None, source.limits)
     except MediaError as error:
         return key, error
-
-
-def _longest(source: VideoSource, indices: list[int], workers: int) -> float:
-    """Seconds that the longest of these videos promises."""
-    if not workers:
-        return 0.0  # nothing can be killed: each file's own alarm knows its length
-    lengths = map_files(partial(_length, source), indices, workers=workers, seconds=source.limits.seconds, method="spawn")
-    return max((length for _, length in lengths if not isinstance(length, MediaError)), default=0.0)
-
-
-def _length(source: VideoSource, index: int) -> float:
-    return length_of(source.extent(index), source.limits)
 
 
 def write_listing(source: VideoSource, store: ClipStore, keys: list[str | MediaError]) -> list[Skipped]:
@@ -150,5 +138,8 @@ def cached_listing(store: ClipStore, split: str | None) -> tuple[Listing, list[s
         table = LabelTable.parse(manifest.read_text(encoding="utf-8"), str(manifest))
     part = Part(_Listed(store, sorted(keys)), "", table)
     listing = list_parts([part], split, VIDEOS, str(store.folder))
-    gone = MediaError("broken", "it gave no clip when the cache was made, see skipped.jsonl there")
-    return listing, [keys[entry.file] if keys[entry.file] in store else gone for entry in listing.entries]
+    said = {row["file"]: MediaError(row["kind"], row["reason"]) for row in read_rows(store.folder / "skipped.jsonl")}
+    lost = MediaError("broken", "its clip is not there any more: run data_prep/cache_clips.py again")
+    return listing, [
+        keys[entry.file] if keys[entry.file] in store else said.get(entry.file, lost) for entry in listing.entries
+    ]

@@ -1,16 +1,17 @@
 """A clip: pictures and sound of one video on one clock, and the settings that say how it was made.
 
-**The clock** is the container's: seconds = pts x time base, for both streams. A clip begins with the first
-frame from where both streams have begun, and ends where the first of them ends; nothing is padded. With ``start`` seconds for frame 0 and R frames a second
+**The clock** is the container's: seconds = pts x time base, for both streams. A clip begins with the first frame from
+where both streams have begun, and ends where the first of them ends; nothing is padded. With ``start`` seconds for
+frame 0 and R frames a second
 
 - frame i shows the last source frame whose time stamp is at most start + i / R, as a viewer would see it;
 - audio sample ``i * samples_per_frame`` is the sample at start + i / R (to the nearest of the recording's own samples:
   at most 31 microseconds away at 16 kHz).
 
-**The sign** of an offset: positive = the sound leads the picture (ITU-R BT.1359; Chung & Zisserman, ACCV 2016 workshops).
+**The sign** of an offset: positive = the sound leads the picture (ITU-R BT.1359; SyncNet, Chung & Zisserman 2016).
 """
 
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import numpy as np
@@ -50,8 +51,8 @@ class ClipSettings:
         if count != int(count) or int(count) % self.hop:
             raise UserError(
                 f"{self.sample_rate} Hz at {self.fps:g} frames a second are {count:g} samples a frame, not a multiple "
-                f"of the hop of {self.hop}: sound and picture would drift apart; choose 25 frames a second with 16000 Hz "
-                "and a hop of 160, or 30 with 24000 Hz and 200"
+                f"of the hop of {self.hop}: sound and picture would drift apart; choose 25 frames a second with "
+                "16000 Hz and a hop of 160, or 30 with 24000 Hz and 200"
             )
         if len(self.size) != 2 or not all(8 <= side <= 1024 for side in self.size):
             raise UserError(f"frames of {self.size} pixels are impossible: give a height and a width from 8 to 1024")
@@ -125,7 +126,7 @@ class Streams:
     def from_dict(cls, data: dict[str, Any]) -> "Streams":
         """From JSON."""
         gaps = {name: tuple((at, length) for at, length in data[name]) for name in ("picture_gaps", "sound_gaps")}
-        return cls(**{item.name: data[item.name] for item in fields(cls)} | gaps)
+        return cls(**{**data, **gaps})
 
 
 @dataclass(frozen=True)

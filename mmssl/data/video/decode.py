@@ -59,7 +59,7 @@ def read_clip(
         read = partial(_read, extent, settings, start, seconds, limits)
         if not own_process:
             return read(0)
-        patience = limits.patience(length_of(extent, limits))
+        patience = limits.patience_of_bytes(extent.size)
         clip = next(map_files(read, [0], workers=1, seconds=patience, method="spawn"))[1]
         if isinstance(clip, MediaError):
             raise clip
@@ -72,12 +72,6 @@ def _read(
     extent: Extent, settings: ClipSettings, start: float | None, seconds: float | None, limits: VideoLimits, _: int
 ) -> Clip:
     return decode_clip(extent, settings, start, seconds, limits)
-
-
-def length_of(extent: Extent, limits: VideoLimits) -> float:
-    """Seconds that the header promises; 0 where it says nothing. Raises MediaError as :func:`decode_clip`."""
-    with _refusals(limits.seconds), open_media(extent, limits.seconds) as container:
-        return max(0.0, (container.duration or 0) / 1e6)
 
 
 def decode_clip(
@@ -180,7 +174,9 @@ def _begin(start: float | None, both: float, time: float, tick: float, settings:
     if start is None:
         return time if time <= both + 1 / settings.fps else both
     if start < both - max(tick, 1e-3):
-        raise MediaError("apart", f"its picture and its sound both exist only from {both:.3f} s on, not at {start:.3f} s")
+        raise MediaError(
+            "apart", f"its picture and its sound both exist only from {both:.3f} s on, not at {start:.3f} s"
+        )
     return max(start, both)
 
 
@@ -219,7 +215,7 @@ class _Finder:
             raise MediaError(
                 "small", f"the box {self.settings.crop} reaches beyond its {pixels.shape[1]} x {pixels.shape[0]} pixels"
             )
-        return top, left, height, width
+        return float(top), float(left), float(height), float(width)
 
 
 def _show(
@@ -243,8 +239,10 @@ def _assemble(
     boxes: list[tuple[float, float, float, float]], start: float, form: str, promised: float,
 ) -> Clip:  # fmt: skip
     """Cut both to the interval where both exist."""
-    if stop is None and promised and max(track.end, sound.end) - min(track.times[0], sound.start) < promised - max(
-        _SHORTFALL, 0.1 * promised
+    if (
+        stop is None
+        and promised
+        and max(track.end, sound.end) - min(track.times[0], sound.start) < promised - max(_SHORTFALL, 0.1 * promised)
     ):
         length = max(track.end, sound.end) - min(track.times[0], sound.start)
         raise MediaError("broken", f"it ends after {length:.2f} s of the {promised:.2f} s it promises: it was cut off")

@@ -11,6 +11,7 @@ not found, and a video of two speakers gives the larger of them.
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -50,11 +51,13 @@ def _cascade() -> Any:
     try:
         import cv2
     except ImportError:
-        raise UserError("crops of faces and mouths need OpenCV: pip install 'mmssl[video]', or use --crop none") from None
+        raise UserError(
+            "crops of faces and mouths need OpenCV: pip install 'mmssl[video]', or use --crop none"
+        ) from None
     if not hasattr(cv2, "CascadeClassifier"):
         raise UserError(f"OpenCV {cv2.__version__} has no cascades any more: pip install 'opencv-python-headless<5'")
     cv2.setNumThreads(1)
-    return cv2.CascadeClassifier(cv2.data.haarcascades + "haarcascade_frontalface_alt2.xml")
+    return cv2.CascadeClassifier(str(Path(cv2.__file__).parent / "data" / "haarcascade_frontalface_alt2.xml"))
 
 
 def look(time: float, luma: UInt8[np.ndarray, "height width"]) -> Seen:
@@ -89,7 +92,9 @@ def follow(looks: Sequence[Seen]) -> tuple[Float64[np.ndarray, " look"], Float64
                 tracks.append([(seen.time, square)])
     best = max(tracks, key=lambda track: sum(float(square[2]) ** 2 for _, square in track), default=[])
     if len(best) < max(1, _LEAST_SEEN * len(looks)):
-        raise MediaError("no face", f"a face was found in {len(best)} of {len(looks)} frames looked at, too few to follow")
+        raise MediaError(
+            "no face", f"a face was found in {len(best)} of {len(looks)} frames looked at, too few to follow"
+        )
     return np.array([time for time, _ in best]), np.stack([square for _, square in best])
 
 
@@ -109,7 +114,7 @@ def boxes_at(
     size: tuple[int, int],
     picture: tuple[int, int],
 ) -> Float64[np.ndarray, "frame 4"]:
-    """Top, left, height and width of the crop at each time, inside the picture (height, width), of the shape of size."""
+    """Top, left, height and width of the crop at each time: inside the picture, of the shape of ``size``."""
     down, share = _PLACES[what]
     left, top, side = squares.T
     centre_x = _smooth(times, seen_at, left + side / 2, _MOVE_SECONDS)

@@ -63,7 +63,9 @@ class ClipLoader:
         self.settings = source.settings
         lengths, failures = source.frames, source.failures
         for index in np.flatnonzero((lengths > 0) & (lengths < frames)).tolist():
-            failures[index] = MediaError("short", f"{lengths[index]} frames with sound are fewer than the {frames} wanted")
+            failures[index] = MediaError(
+                "short", f"{lengths[index]} frames with sound are fewer than the {frames} wanted"
+            )
         source.note_skipped(failures, max_skipped, HARMLESS)
         self.usable = np.array([index for index in range(len(source)) if index not in failures], np.int64)
         """Clips that windows are from."""

@@ -50,9 +50,9 @@ def _decoded(container: Any, stream: Any, begin: float | None) -> Iterator[Any]:
 
 
 def end_of(time: float, frame: Any, tick: float, usual: float) -> float:
-    """When the last frame stops being shown: after its stated duration, or after the usual interval."""
+    """When the last frame stops being shown: after its stated duration, if that makes sense, or the usual one."""
     stated = (frame.duration or 0) * tick
-    return time + (stated if 0 < stated <= max(2 * usual, 0.25) else usual or 0.04)
+    return time + (stated if max(0.5 * usual, 1e-6) <= stated <= max(2 * usual, 0.25) else usual or 0.04)
 
 
 def check_size(frame: Any, limits: VideoLimits) -> None:
@@ -82,8 +82,8 @@ def _matrix(frame: Any) -> tuple[int, int, int, int] | None:
         if item.type.name == "DISPLAYMATRIX":
             words = np.frombuffer(bytes(item), "=i4")
             if len(words) == 9 and words[[0, 1, 3, 4]].any():
-                matrix = tuple(int(words[place]) for place in (0, 1, 3, 4))
-                return None if matrix[0] > 0 and matrix[3] > 0 and matrix[1] == matrix[2] == 0 else matrix
+                a, b, c, d = (int(words[place]) for place in (0, 1, 3, 4))
+                return None if a > 0 and d > 0 and b == c == 0 else (a, b, c, d)
     return None
 
 
@@ -98,5 +98,5 @@ def cut(
     else:
         edges = (left, top, min(left + wide, width), min(top + high, height))
         picture = Image.fromarray(np.ascontiguousarray(pixels))
-        found = np.asarray(picture.resize(size[::-1], Image.Resampling.BILINEAR, box=edges))
+        found = np.asarray(picture.resize((size[1], size[0]), Image.Resampling.BILINEAR, box=edges))
     return np.ascontiguousarray(found[None] if found.ndim == 2 else found.transpose(2, 0, 1))

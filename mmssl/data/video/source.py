@@ -67,6 +67,8 @@ def open_videos(
     data: str | Path | Sequence[str | Path], *, split: str | None = None, limits: VideoLimits | None = None
 ) -> VideoSource:
     """List the videos of ``data`` (nothing is decoded). Raises UserError as :func:`open_clips` does."""
+    if isinstance(data, str | Path) and is_store(Path(data)):
+        raise UserError(f"{data} holds clips that were made of videos: give the videos themselves")
     return VideoSource(list_files(data, split, VIDEOS), limits=limits or VideoLimits())
 
 

@@ -150,9 +150,7 @@ class ClipStore:
         except OSError as error:
             raise _refused(self.folder, error) from None
         name = Path(self._shard.name).name
-        record = Record(
-            name, offset, len(clip), clip.start, clip.boxes is not None, clip.path, asdict(clip.streams)
-        )
+        record = Record(name, offset, len(clip), clip.start, clip.boxes is not None, clip.path, asdict(clip.streams))
         self._append("index.jsonl", {"key": key, **asdict(record)})
         self._records[key] = record
 
@@ -260,5 +258,5 @@ def _ends_line(path: Path) -> bool:
 
 def _refused(folder: Path, error: OSError) -> UserError:
     why = "the disk is full" if error.errno in FULL else f"it cannot be written ({error.strerror or error})"
-    remedy = "free some space or choose another" if error.errno in FULL else "change its permissions or choose another"
-    return UserError(f"{folder}, where clips are kept: {why}; {remedy if error.errno in FULL + FORBIDDEN else 'choose another'} folder")
+    remedy = "free some space" if error.errno in FULL else "change its permissions" if error.errno in FORBIDDEN else ""
+    return UserError(f"{folder}, where clips are kept: {why}; {remedy}{remedy and ' or '}choose another folder")

@@ -11,6 +11,8 @@ from jaxtyping import Float64
 
 STILL_SECONDS = 0.5
 """No new picture for so long, and for more than three usual intervals, is a gap."""
+_JITTER = 1.5e-3
+"""Seconds: time stamps that were rounded to milliseconds on the way make intervals differ by 1 ms."""
 _ROUNDING = 0.02
 """Frames by which an end may fall short of a whole frame: clocks of milliseconds round."""
 
@@ -42,16 +44,19 @@ def frames_within(start: float, end: float, fps: float) -> int:
 
 
 def usual_interval(times: Float64[np.ndarray, " frame"]) -> float:
-    """Median seconds between source frames; 0 for fewer than two."""
-    return float(np.median(np.diff(times))) if len(times) > 1 else 0.0
+    """Seconds between source frames: the mean of intervals near their median; 0 for fewer than two frames."""
+    if len(times) < 2:
+        return 0.0
+    intervals = np.diff(times)
+    median = np.median(intervals)
+    return float(intervals[np.abs(intervals - median) <= max(0.1 * median, _JITTER)].mean())
 
 
 def is_variable(times: Float64[np.ndarray, " frame"], tick: float) -> bool:
-    """Whether intervals differ by more than two ticks of the container's clock, or 1 ms, explain."""
+    """Whether intervals differ from the usual one by more than rounding to ticks, or to 1 ms, explains."""
     if len(times) < 3:
         return False
-    intervals = np.diff(times)
-    return bool(np.abs(intervals - np.median(intervals)).max() > max(2 * tick, 1e-3))
+    return bool(np.abs(np.diff(times) - usual_interval(times)).max() > max(2 * tick, _JITTER))
 
 
 def still_gaps(times: Float64[np.ndarray, " frame"]) -> tuple[tuple[float, float], ...]:
