@@ -22,10 +22,12 @@ def clip_settings(run: Path, predictor: AudioVisualPredictor) -> ClipSettings:
     """How a run wants its clips. Raises UserError where ``run`` has no config.json."""
     folder = run.parent if run.name == "model" else run
     crop: Any = read_json(folder / "config.json")["config"]["crop"]
+    if isinstance(crop, list):
+        crop = tuple(crop)
     clip = predictor.clip
     return ClipSettings(
         fps=clip.fps, sample_rate=clip.sample_rate, size=clip.picture_size, hop=clip.hop,
-        colour="luma" if clip.channels == 1 else "rgb", crop=crop if isinstance(crop, str) else tuple(crop),
+        colour="luma" if clip.channels == 1 else "rgb", crop=crop,
     )  # fmt: skip
 
 
