@@ -59,8 +59,8 @@ def describe_model(config: Config) -> AudioVisualMaskedConfig:
     if config.preset not in PRESETS:
         raise UserError(f"--preset {config.preset} is unknown: choose one of {', '.join(PRESETS)}")
     return AudioVisualMaskedConfig(
-        config.clip_config, PRESETS[config.preset](), config.frames, config.cube, config.mask_fraction, config.audio_fraction,
-        config.sampler, config.span, config.whole, config.target,
+        config.clip_config, PRESETS[config.preset](), config.frames, config.cube, config.mask_fraction,
+        config.audio_fraction, config.sampler, config.span, config.whole, config.target,
     )  # fmt: skip
 
 

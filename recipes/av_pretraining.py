@@ -39,7 +39,7 @@ class ClipRunConfig(RunConfig):
     size: tuple[int, int] = (72, 72)
     """Height and width of the frames."""
     crop: Literal["none", "face", "mouth"] | tuple[int, int, int, int] = "none"
-    """none: the whole picture; face or mouth: found and followed (needs OpenCV); or top, left, height, width in pixels."""
+    """none: the whole picture; face or mouth: found and followed (needs OpenCV); or top, left, height, width."""
     colour: Literal["luma", "rgb"] = "luma"
     """luma: brightness only; rgb: colour."""
     fps: float = 25.0

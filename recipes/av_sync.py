@@ -7,8 +7,10 @@ synchronisation", with small encoders in the manner of SyncNet (Chung & Zisserma
     mmssl reveal runs/sync
     mmssl sync runs/sync suspicious.mp4
 
-Look at val_shift_top1 beside val_shift_chance: how often the right moment is found among 31, to within a frame, from 0.2 s
-of picture. It leaves chance within the first 100 steps where there is something to learn.
+Look at val_shift_top1 beside val_shift_chance: how often the right moment is found among 31, to within a frame, from
+0.2 s of picture. It leaves chance within the first 100 steps where there is something to learn. On 18 minutes of one
+speaker, 1250 steps on one CPU core with --precision bf16 take 18 minutes and end at 0.87,
+pauses included.
 """
 
 import math
@@ -32,8 +34,8 @@ PRESETS = {
 """Encoders by name. Not published models; SyncNet's own has five times the parameters of nano."""
 
 LEARNING_RATE = 2e-3
-"""Peak rate at 8 windows of 3 s a step; our choice. It grows with the square root of the batch, as suits Adam (Malladi et
-al. 2022)."""
+"""Peak rate at 12 windows of 2 s a step; our choice. It grows with the square root of the batch, as suits Adam (Malladi
+et al. 2022)."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -22,10 +22,12 @@ def clip_settings(run: Path, predictor: AudioVisualPredictor) -> ClipSettings:
     """How a run wants its clips. Raises UserError where ``run`` has no config.json."""
     folder = run.parent if run.name == "model" else run
     crop: Any = read_json(folder / "config.json")["config"]["crop"]
+    if isinstance(crop, list):
+        crop = tuple(crop)
     clip = predictor.clip
     return ClipSettings(
         fps=clip.fps, sample_rate=clip.sample_rate, size=clip.picture_size, hop=clip.hop,
-        colour="luma" if clip.channels == 1 else "rgb", crop=crop if isinstance(crop, str) else tuple(crop),
+        colour="luma" if clip.channels == 1 else "rgb", crop=crop,
     )  # fmt: skip
 
 
@@ -41,7 +43,7 @@ def held_out_part(data: str) -> str:
 def shown_batch(
     source: ClipSource, predictor: AudioVisualPredictor, first: int, count: int, frames: int | None
 ) -> tuple[Batch, list[str]]:
-    """``count`` clips from ``first`` on and their names: their middle, all of equal length, ``frames`` or fewer than 76.
+    """``count`` clips from ``first`` on and their names: their middle, of equal length, ``frames`` or fewer than 76.
 
     Clips that are too short are passed over. Raises UserError where none is left.
     """
@@ -79,11 +81,15 @@ def reveal_run(
 
 
 def probe_labelled(
-    predictor: AudioVisualPredictor, run: Path, data: str, label: str | None, **settings: Any
-) -> ProbeReport:  # fmt: skip
+    predictor: AudioVisualPredictor,
+    run: Path,
+    data: str,  # noqa: ARG001 - other modalities have labels there
+    label: str | None,  # noqa: ARG001
+    **settings: Any,  # noqa: ARG001
+) -> ProbeReport:
     """Refuses: what a run on clips is for is measured by `mmssl sync`, and its features have no raw input to compare
     with."""
     raise UserError(
-        f"{run} is a {predictor.name}, for which there are no probes: look with `mmssl reveal`, or measure offsets with "
-        "`mmssl sync`"
+        f"{run} is a {predictor.name}, for which there are no probes: look with `mmssl reveal`, or measure offsets "
+        "with `mmssl sync`"
     )

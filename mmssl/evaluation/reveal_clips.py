@@ -1,4 +1,4 @@
-"""Pictures of what predictors of clips make of them: agreement of moments, and what was hidden of pictures and sound."""
+"""Pictures of what predictors of clips make of them: agreement of moments, and what was hidden of both senses."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -62,7 +62,7 @@ def draw_agreement(panels: dict[str, np.ndarray], names: Sequence[str], fps: flo
 
     On the diagonal is what belongs together. Moments in which nothing moves or sounds are veiled.
     """
-    figure = _figure(12, 2.9 * len(names) + 0.5)
+    figure = _figure(12.0, 2.9 * len(names) + 0.5)
     axes: Any = figure.subplots(len(names), 3, squeeze=False, width_ratios=[1, 1.3, 2.2])
     reach = panels["curve"].shape[1] // 2
     shifts = np.arange(-reach, reach + 1)
@@ -101,7 +101,7 @@ def draw_hidden(panels: dict[str, np.ndarray], names: Sequence[str], fps: float)
         ("predicted from both", "predicted", "sound_predicted"),
         ("from the other sense alone", "predicted_from_sound", "sound_predicted_from_sight"),
     )
-    figure = _figure(13, 5.2 * len(names) + 0.5)
+    figure = _figure(13.0, 5.2 * len(names) + 0.5)
     axes: Any = figure.subplots(len(rows) * len(names), STILLS + 1, squeeze=False, width_ratios=[1] * STILLS + [3])
     for clip, name in enumerate(names):
         frames = panels["original"].shape[1]

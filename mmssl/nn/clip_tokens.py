@@ -14,8 +14,8 @@ from mmssl.nn.patches import patch_grid, patchify, sincos, sincos_positions, unp
 class ClipTokens:
     """Where the tokens of clips of ``frames`` frames are, and how to cut them and put them together again.
 
-    A visual token is a cube of ``cube`` = (frames, height, width) pixels. An audio token is the mel frames in the middle
-    of a video frame; the first and last video frames have none where these would reach over the edge of the clip.
+    A visual token is a cube of ``cube`` = (frames, height, width) pixels. An audio token is the mel frames in the
+    middle of a video frame; the first and last video frames have none where these would reach over the clip's edge.
     """
 
     def __init__(self, clip: ClipConfig, frames: int, cube: tuple[int, int, int]) -> None:
@@ -33,7 +33,7 @@ class ClipTokens:
         """Video frame of the first audio token."""
         self.audio = frames - 2 * self.first
         if self.audio < 2:
-            raise UserError(f"clips of {frames} frames have {self.audio} frames of sound with both edges: choose longer ones")
+            raise UserError(f"clips of {frames} frames have {max(self.audio, 0)} audio tokens: choose longer ones")
         self.lead = self.first * samples + (samples - span) // 2
         """Sample at which the first mel frame begins."""
         self.mels = clip.mel_per_frame * clip.mel.mels

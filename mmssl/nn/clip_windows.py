@@ -6,6 +6,7 @@ minutes on two CPU cores suffice. A window is computed from its own frames alone
 """
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 from jaxtyping import Float
@@ -16,7 +17,7 @@ from mmssl.errors import UserError
 from mmssl.nn.clip_clock import ClipConfig
 
 AT_ONCE = 1024
-"""Windows of pictures that are computed at once where no gradient is wanted: an hour of video needs no more memory."""
+"""Windows of pictures that are computed at once where no gradient is wanted: bounds the memory of activations."""
 
 
 @dataclass(frozen=True)
@@ -41,9 +42,7 @@ class WindowsConfig:
 class ConvolutionNorm(nn.Module):
     """Convolution, batch norm, ReLU."""
 
-    def __init__(
-        self, inner: int, outer: int, kernel: int, stride: tuple[int, int], padding: tuple[int, int]
-    ) -> None:
+    def __init__(self, inner: int, outer: int, kernel: int, stride: tuple[int, int], padding: tuple[int, int]) -> None:
         super().__init__()
         self.convolution = nn.Conv2d(inner, outer, kernel, stride, padding, bias=False)
         self.norm = nn.BatchNorm2d(outer)
@@ -75,7 +74,7 @@ class VisualWindows(nn.Module):
         self.frames = frames
         widths = (channels * frames, *config.visual_widths)
         self.layers = nn.ModuleList()
-        for number, (inner, outer) in enumerate(zip(widths, widths[1:], strict=False)):
+        for number, (inner, outer) in enumerate(pairwise(widths)):
             kernel = 3 if number else 5
             self.layers.append(ConvolutionNorm(inner, outer, kernel, (2, 2), (kernel // 2, kernel // 2)))
         steps = 2 ** len(config.visual_widths)
@@ -83,7 +82,9 @@ class VisualWindows(nn.Module):
         self.head = Head(widths[-1] * self.grid[0] * self.grid[1], config.dim)
         self.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
 
-    def windows(self, video: Float[Tensor, "batch frame channel height width"]) -> Float[Tensor, "row stack height width"]:
+    def windows(
+        self, video: Float[Tensor, "batch frame channel height width"]
+    ) -> Float[Tensor, "row stack height width"]:
         """All windows of all clips, their frames as channels."""
         stacked = video.unfold(1, self.frames, 1).permute(0, 1, 5, 2, 3, 4)
         return stacked.flatten(2, 3).flatten(0, 1).contiguous(memory_format=torch.channels_last)
@@ -94,9 +95,7 @@ class VisualWindows(nn.Module):
             windows = layer(windows)
         return windows
 
-    def forward(
-        self, video: Float[Tensor, "batch frame channel height width"]
-    ) -> Float[Tensor, "batch window dim"]:
+    def forward(self, video: Float[Tensor, "batch frame channel height width"]) -> Float[Tensor, "batch window dim"]:
         """Window t sees frames t ... t + frames - 1."""
         count = video.shape[1] - self.frames + 1
         step = len(video) * count if torch.is_grad_enabled() else AT_ONCE
@@ -117,8 +116,7 @@ class AudioWindows(nn.Module):
             )
         widths = (1, *config.audio_widths)
         self.layers = nn.ModuleList(
-            ConvolutionNorm(inner, outer, 3, (2, 1), (1, 0))
-            for inner, outer in zip(widths, widths[1:], strict=False)
+            ConvolutionNorm(inner, outer, 3, (2, 1), (1, 0)) for inner, outer in pairwise(widths)
         )
         bins = -(-clip.mel.mels // 2**depth)
         self.window = nn.Conv2d(widths[-1], config.dim, (bins, frames - 2 * depth), (1, clip.mel_per_frame), bias=False)
@@ -127,7 +125,7 @@ class AudioWindows(nn.Module):
         self.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
 
     def forward(self, mel: Float[Tensor, "batch frame mel"]) -> Float[Tensor, "batch window dim"]:
-        """``mel`` begins at the ``lead`` of :meth:`ClipConfig.mel_in`, so that window t lies in the middle of its frames."""
+        """``mel`` begins at the ``lead`` of :meth:`ClipConfig.mel_in`: window t lies in the middle of its frames."""
         x = mel.transpose(1, 2)[:, None].contiguous(memory_format=torch.channels_last)
         for layer in self.layers:
             x = layer(x)

@@ -14,7 +14,9 @@ STREAM_PICTURES = 0x636C697000
 STREAM_BINS = 0x636C697001
 
 
-def centre(video: UInt8[Tensor, "batch frame channel height width"], margin: int) -> Float[Tensor, "batch frame channel h w"]:
+def centre(
+    video: UInt8[Tensor, "batch frame channel height width"], margin: int
+) -> Float[Tensor, "batch frame channel h w"]:
     """Pictures without ``margin`` pixels at each edge."""
     height, width = video.shape[-2:]
     return video[..., margin : height - margin, margin : width - margin].float()

@@ -1,11 +1,10 @@
 """What predictors of clips share: pictures and sound as numbers, and which moments say anything.
 
 A batch holds ``video``, uint8 ``[batch, frame, channel, height, width]``, ``audio``, int16 ``[batch, sample]`` with
-``samples_per_frame`` samples for each frame from the same moment on, and ``clip``, int64 ``[batch]``, the same number for
-parts of the same file. Nothing is padded.
+``samples_per_frame`` samples for each frame from the same moment on, and ``clip``, int64 ``[batch]``, the same number
+for parts of the same file. Nothing is padded.
 """
 
-import torch
 from jaxtyping import Float, Int16, UInt8
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
@@ -44,13 +43,14 @@ class AudioVisualPredictor(Predictor):
         expected = (clip.channels, *clip.picture_size)
         if tuple(video.shape[2:]) != expected:
             raise UserError(
-                f"frames of {tuple(video.shape[2:])} given, this model takes {expected}: cut clips with the settings of "
-                "its run"
+                f"frames of {tuple(video.shape[2:])} given, this model takes {expected}: cut clips with the settings "
+                "of its run"
             )
         samples = video.shape[1] * clip.samples_per_frame
         if audio.shape[1] != samples:
             raise UserError(
-                f"{video.shape[1]} frames need {samples} samples of sound at {clip.sample_rate} Hz, got {audio.shape[1]}"
+                f"{video.shape[1]} frames need {samples} samples of sound, got {audio.shape[1]}: cut clips with the "
+                "settings of its run"
             )
 
     def log_mel(self, audio: Int16[Tensor, "batch sample"], lead: int) -> Float[Tensor, "batch frame mel"]:
@@ -78,8 +78,8 @@ def loudness(audio: Int16[Tensor, "batch sample"], samples: int) -> Float[Tensor
 def sounding(loud: Float[Tensor, "batch frame"], window: int, decibels: float) -> Float[Tensor, "batch window"]:
     """1 for windows of ``window`` frames that say something, 0 for silence.
 
-    Silent is what lies ``decibels`` below the loudest window of the clip, such as room noise between words, and whatever
-    lies below -60 dB of full scale.
+    Silent is what lies ``decibels`` below the loudest window of the clip, such as room noise between words, and
+    whatever lies below -60 dB of full scale.
     """
     power = loud.square().unfold(1, window, 1).mean(2)
     least = power.amax(1, keepdim=True) * 10 ** (-decibels / 10)
@@ -95,6 +95,6 @@ def moving(
     over the busiest of 8 x 8 cells of the picture.
     """
     grey = F.adaptive_avg_pool2d(video.flatten(0, 1).float().mean(1, keepdim=True), 2 * CELLS)
-    change = (grey := grey.view(*video.shape[:2], -1)).diff(dim=1).abs()
-    change = F.adaptive_avg_pool2d(change.unflatten(2, (2 * CELLS, 2 * CELLS)), CELLS).flatten(2)
+    change = grey.view(*video.shape[:2], 2 * CELLS, 2 * CELLS).diff(dim=1).abs()
+    change = F.adaptive_avg_pool2d(change, CELLS).flatten(2)
     return (change.unfold(1, window - 1, 1).mean(3).amax(2) >= least).float()

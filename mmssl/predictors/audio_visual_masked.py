@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
 from mmssl.errors import UserError
-from mmssl.masking import NoiseKey, random_mask, span_mask, tube_mask
+from mmssl.masking import NoiseKey, hidden_count, random_mask, span_mask, tube_mask
 from mmssl.nn.clip_clock import ClipConfig
 from mmssl.nn.clip_tokens import ClipTokens
 from mmssl.nn.mel import MelFrontEnd
@@ -78,6 +78,8 @@ class AudioVisualMaskedConfig:
         if not 1 <= self.span < tokens.audio:
             raise UserError(f"span must be from 1 to {tokens.audio - 1} frames, got {self.span}")
         tokens.positions(self.trunk.dim)
+        for share in (self.visual_fraction, VALIDATION_VISUAL):  # raises where none would be left, or none hidden
+            hidden_count(tokens.grid[1] * tokens.grid[2], share)
 
 
 class AudioVisualMasked(AudioVisualPredictor):
@@ -125,7 +127,7 @@ class AudioVisualMasked(AudioVisualPredictor):
         sound, sight = self.masks(batch)
         if self.training:
             sound, sight = self._lose_senses(NoiseKey.of(batch, self.mask_seed), sound, sight)
-        video = standardise(batch["video"], (1, 2, 3, 4))
+        video = standardise(batch["video"].float(), (1, 2, 3, 4))
         mel = standardise(self.log_mel(batch["audio"], self.tokens.lead), (1,))
         return {
             "pictures": self.tokens.cut_pictures(video), "sounds": self.tokens.cut_sounds(mel),
@@ -204,7 +206,10 @@ class AudioVisualMasked(AudioVisualPredictor):
         return outcome_of(sums)
 
     def asking(self, view: View, name: str, sound: str, sight: str) -> View:
-        """The same clips with other parts hidden, judged on the hidden places of the sense that ``name`` begins with."""
+        """The same clips with other parts hidden, judged on the hidden places of the sense that ``name`` begins with.
+
+        ``sound`` and ``sight``: hide "all", "none" or the "part" that the masks of the view hide.
+        """
 
         def hidden(mask: Tensor, how: str) -> Tensor:
             return {"all": torch.ones_like(mask), "none": torch.zeros_like(mask), "part": mask}[how]
@@ -283,7 +288,9 @@ class AudioVisualMasked(AudioVisualPredictor):
         return pictures.clamp(0, 1), tokens.join_sounds(heard[..., : tokens.mels])
 
 
-def standardise_back(x: Float[Tensor, "batch *rest"], like: Float[Tensor, "batch *rest"]) -> Float[Tensor, "batch *rest"]:
+def standardise_back(
+    x: Float[Tensor, "batch *rest"], like: Float[Tensor, "batch *rest"]
+) -> Float[Tensor, "batch *rest"]:
     """Standardised pictures on the scale of ``like``, clip by clip."""
     dims = tuple(range(1, like.ndim))
     return x * like.std(dims, keepdim=True) + like.mean(dims, keepdim=True)

@@ -167,7 +167,7 @@ def read_safetensors(file: Path) -> dict[str, Tensor]:
 def outcome_of(sums: Mapping[str, Float[Tensor, ""]]) -> Outcome:
     """Means and skills from the sums of :meth:`Predictor.score`, or from such sums added over batches.
 
-    ``skill_NAME`` compares ``loss_NAME`` with ``reference_NAME``, or the loss itself where there is no loss of that name.
+    ``skill_NAME`` compares ``loss_NAME`` with ``reference_NAME``, or the loss itself where none has that name.
     """
     count = sums["count"]
     outcome = {name: value / count for name, value in sums.items() if name != "count"}

@@ -26,9 +26,7 @@ def clip_candidates(clip: Int[Tensor, " batch"]) -> Bool[Tensor, "batch batch"]:
     return clip[:, None] != clip
 
 
-def curriculum(
-    updates: Float[Tensor, ""], steps: int, windows: int
-) -> tuple[Float[Tensor, ""], Bool[Tensor, ""]]:
+def curriculum(updates: Float[Tensor, ""], steps: int, windows: int) -> tuple[Float[Tensor, ""], Bool[Tensor, ""]]:
     """``(nearest, shifts)`` after so many training batches of a curriculum over ``steps`` of them.
 
     In the first third other clips alone are wrong answers (``shifts`` is False); then far shifts join them, and ever
@@ -52,7 +50,9 @@ def shift_hits(
     return ((best - own).abs() <= 1).float(), chance
 
 
-def draw_one(allowed: Bool[Tensor, "batch window other"], noise: Float[Tensor, "batch window other"]) -> Int[Tensor, "batch window"]:
+def draw_one(
+    allowed: Bool[Tensor, "batch window other"], noise: Float[Tensor, "batch window other"]
+) -> Int[Tensor, "batch window"]:
     """One of the allowed ones for each window, all equally likely."""
     return noise.masked_fill(~allowed, -1.0).argmax(2)
 

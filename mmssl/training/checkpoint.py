@@ -51,10 +51,15 @@ def _optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
 
 def _load_optimizer(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> None:
     names = [name for group in optimizer.param_groups for name in group["names"]]
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     index = {name: i for i, name in enumerate(names)}
     state: dict[int, dict[str, Tensor]] = {}
     for full, value in tensors.items():
         name, key = full.rsplit("/", 1)
+        parameter = parameters[index[name]]
+        if value.shape == parameter.shape:
+            # the fused kernel goes through memory: laid out as the parameter is, channels last or not
+            value = torch.empty_like(parameter, dtype=value.dtype, device=value.device).copy_(value)
         state.setdefault(index[name], {})[key] = value
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
 

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import replace
+from itertools import pairwise
 
 import pytest
 import torch
@@ -121,7 +122,7 @@ def test_negatives_come_nearer_over_a_curriculum():
     nearest = [float(near) for near, _ in seen]
     assert nearest[30] == 20
     assert nearest[90:] == [2.0] * 10
-    assert all(a >= b for a, b in zip(nearest, nearest[1:], strict=False))
+    assert all(a >= b for a, b in pairwise(nearest))
     model, batch = sync_model(negatives="both", curriculum_steps=90).train(), talking(2, frames=20)
 
     def wrong() -> torch.Tensor:
@@ -156,7 +157,7 @@ def test_silence_and_still_pictures_weigh_nothing():
 
 
 def test_it_learns_the_pairing_and_the_controls_score_chance(trained):
-    """Held-out clips; then the same without a picture, without sound, and with another clip's sound at the same times."""
+    """Held-out clips; then the same without a picture, without sound, and with another clip's sound."""
     batch = talking(24, seed=99)
     hit, chance = top1(trained, batch)
     assert hit > 0.65 > 4 * chance
@@ -186,7 +187,8 @@ def test_the_sound_is_located_at_the_mouth(trained):
     assert where.shape == (8, 26, 4, 4)
     mean = where.mean((0, 1))
     row, column = divmod(int(mean.argmax()), 4)
-    assert row >= 2 and column <= 2
+    assert row >= 2
+    assert column <= 2
     assert mean[:2, 2:].max() < 0.5 * mean.max()
 
 

@@ -34,10 +34,10 @@ def masked_model(**changes: Any) -> AudioVisualMasked:
 
 
 def talking(
-    count: int, frames: int = 30, size: int = 20, seed: int = 0, corner: tuple[int, int] = (10, 5)
+    count: int, frames: int = 30, size: int = 20, seed: int = 0, corner: tuple[int, int] = (10, 5), plain: bool = False
 ) -> dict[str, Tensor]:
-    """Clips in which a dark mouth, its top left at ``corner``, opens as loud as noise sounds; a light elsewhere flickers
-    on its own."""
+    """Clips in which a dark mouth, its top left at ``corner``, opens as loud as noise sounds; unless ``plain``, a light
+    elsewhere flickers on its own, and the camera is noisy."""
     generator = torch.Generator().manual_seed(seed)
     steps = torch.randn(count, 1, frames + 8, generator=generator)
     opening = F.avg_pool1d(steps, 3, 1)[:, 0, :frames]
@@ -46,7 +46,9 @@ def talking(
     column = torch.arange(size) - corner[1]
     mouth = (row >= 0) & (row < 8 * opening[:, :, None, None]) & (column >= 0) & (column < 8)
     light = torch.rand(count, frames, 1, 1, generator=generator) * ((row < -5) & (column > size - 10 - corner[1]))
-    video = 150 - 100 * mouth + 60 * light + 4 * torch.randn(count, frames, size, size, generator=generator)
+    video = 150.0 - 100 * mouth
+    if not plain:
+        video = video + 60 * light + 4 * torch.randn(count, frames, size, size, generator=generator)
     # loudness follows the opening within frames too
     envelope = F.interpolate(opening[:, None], frames * SAMPLES, mode="linear")[:, 0] ** 2
     audio = 0.3 * envelope * torch.randn(count, frames * SAMPLES, generator=generator)
