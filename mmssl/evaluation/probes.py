@@ -42,7 +42,7 @@ from mmssl.evaluation.probe_results import (
     ProbeResult,
 )
 from mmssl.evaluation.representations import Baseline, Frozen, Representation
-from mmssl.predictors.base import Predictor
+from mmssl.predictors.base import Batch, Predictor
 
 
 def probe(

@@ -146,3 +146,16 @@ def test_class_rank_numbers_each_class() -> None:
     assert sorted(rank[labels == 2].tolist()) == [0, 1, 2]
     assert sorted(rank[labels == 0].tolist()) == [0, 1]
     assert rank[labels == 4].tolist() == [0]
+
+
+def test_groups_are_held_out_whole_when_the_strength_is_chosen():
+    """Three speakers, and a feature that names class and speaker at once: it says nothing of an unheard speaker."""
+    generator = torch.Generator().manual_seed(0)
+    labels, speakers = torch.arange(300) % 3, torch.arange(300) // 100
+    voice = 4 * F.one_hot((labels + speakers) % 3, 3).float()  # which digit it stands for depends on who speaks
+    honest = F.one_hot(labels, 3).float() + 1.5 * torch.randn(300, 3, generator=generator)
+    features = standardise(torch.cat([voice * (speakers < 2)[:, None], honest], 1))[0]
+    deaf = fit_linear_probe(features, labels, 3, seed=0)
+    heard = fit_linear_probe(features, labels, 3, seed=0, groups=speakers)
+    assert heard.l2 > deaf.l2
+    assert heard.held_out > deaf.held_out

@@ -91,3 +91,36 @@ def test_impossible_settings_are_refused():
         MelConfig(hop=0.1)
     with pytest.raises(UserError, match="less than a sample"):
         MelFrontEnd(MelConfig(mels=2, window=0.01, hop=1e-5), 16_000)
+
+
+def test_prior_seconds_stand_for_that_much_average_data():
+    """As if the recording had gone on: its frames and the data's own, taken as one set."""
+    front_end = MelFrontEnd(MelConfig(mels=20, stack=1, prior_seconds=0.23), 16_000)
+    data, data_length = recordings([400 + 22 * 160])  # 23 frames, which are the prior in full
+    front_end.observe(front_end.statistics(data, data_length))
+    audio, length = recordings([4000])
+    audio = 3 * audio.flip(1)
+    found, _ = run(front_end, audio, length)
+    mel = front_end.log_mel(audio)[0]
+    both = torch.cat([mel, front_end.log_mel(data)[0]])
+    torch.testing.assert_close(found, (mel - both.mean(0)) / both.std(0, unbiased=False), rtol=1e-3, atol=1e-3)
+
+
+def test_cepstra_are_those_of_scipy():
+    fft = pytest.importorskip("scipy.fft")
+    front_end = MelFrontEnd(MelConfig(mels=20, stack=2), 16_000)
+    audio, length = recordings([4000, 2000])
+    frames = Frames.of(front_end.frames(length), int(front_end.frames(torch.tensor([4000]))))
+    mel = front_end.log_mel(audio)
+    found = front_end.cepstra(mel, length, frames, 6)
+    real = (4000 - 400) // 160 + 1
+    written = torch.from_numpy(fft.dct(mel[0, :real].double().numpy(), axis=1)[:, :6])
+    written = (written - written.mean(0)) / written.std(0, unbiased=False)
+    steps = int(frames.lengths[0])
+    torch.testing.assert_close(found[:steps].double(), written[: 2 * steps].reshape(steps, 12), rtol=1e-2, atol=1e-2)
+
+
+@pytest.mark.parametrize("changes", [{"prior_seconds": -1.0}, {"prior_seconds": 1.0, "statistics": "data"}])
+def test_impossible_priors_are_refused(changes):
+    with pytest.raises(UserError, match="prior_seconds"):
+        MelConfig(**changes)

@@ -8,6 +8,7 @@ from tiny_audio import LENGTHS, best_rq, encoder_config, one_of, recordings
 from torch.nn import functional as F  # noqa: N812
 
 from mmssl.errors import UserError
+from mmssl.evaluation.features import freshly_initialised
 from mmssl.nn import MelConfig
 from mmssl.predictors import load_predictor
 from mmssl.predictors.best_rq import nearest_visible
@@ -203,3 +204,67 @@ def test_the_gpu_hides_the_same_and_gets_the_same_loss_without_waiting():
         model(there)["loss"].backward()
     finally:
         torch.cuda.set_sync_debug_mode("default")
+
+
+def test_kept_steps_are_predicted_in_training_though_they_are_seen():
+    model, batch = best_rq(keep_fraction=0.4, mask_fraction=0.3, span=2), recordings(LENGTHS)
+    model.observe([batch])
+    view = model.train().perturb(batch)
+    frames, hidden, asked = view["frames"], view["hidden"], view["asked"]
+    both = torch.zeros_like(frames.take(frames.real))
+    both[asked.ids[0]] = True
+    both = frames.put_back(both.float()).bool()
+    assert (hidden.mask <= both).all()
+    kept = both & ~hidden.mask
+    # two draws of which neither looks at the other: 0.4 of what the first has left
+    assert 0.15 < float(kept.sum() / frames.real.sum()) < 0.45
+    assert torch.equal(hidden.mask, best_rq(mask_fraction=0.3, span=2).train().perturb(batch)["hidden"].mask)
+    outcome = model(batch)
+    assert float(outcome["count"]) == float(both.sum())
+    assert float(outcome["mask_coverage"]) == pytest.approx(float(hidden.mask.sum() / frames.real.sum()))
+    view = model.eval().perturb(batch)
+    assert torch.equal(view["asked"].ids, view["hidden"].ids)
+
+
+def test_codes_of_cepstra_do_not_hear_the_pitch_and_have_targets_of_their_own():
+    model, batch = best_rq(cepstra=6), recordings(LENGTHS)
+    assert model.random_projection.shape == (6 * 2, 3 * 4)
+    model.observe([batch])
+    view = model.eval().perturb(batch)
+    mel = model.front_end.spectrogram_of(batch["audio"])
+    cepstra = model.front_end.cepstra(mel, batch["length"], view["frames"], 6)
+    wanted = model.code_of(cepstra)[view["hidden"].ids[0]]
+    assert torch.equal(model.target(batch, view), wanted)
+    # ripples as narrow as harmonics are beyond the first cepstra
+    ripple = torch.cos(math.pi * torch.arange(20.0) * 0.9)
+    changed = model.front_end.cepstra(mel + ripple, batch["length"], view["frames"], 6)
+    torch.testing.assert_close(changed, cepstra, rtol=1e-3, atol=1e-3)
+
+
+def test_variation_is_for_training_and_for_input_and_target_alike():
+    model, batch = best_rq(variation=1.0), recordings(LENGTHS)
+    plain = best_rq().perturb(batch)["features"]
+    assert torch.equal(model.eval().perturb(batch)["features"], plain)
+    varied = model.train().perturb(batch)
+    assert float((varied["features"] - plain).abs().mean()) > 0.1
+    assert varied["coded"] is varied["features"]
+
+
+def test_an_untrained_twin_normalises_as_the_trained_one():
+    encoder = encoder_config("mel")
+    front_end = MelConfig(20, 2, prior_seconds=0.5)
+    model = best_rq(encoder=type(encoder)(encoder.trunk, front_end, 16_000, 16, 4)).eval()
+    batch = recordings(LENGTHS)
+    model.observe([batch])
+    twin = freshly_initialised(model, 3)
+    torch.testing.assert_close(twin.perturb(batch)["features"], model.perturb(batch)["features"])
+    assert not torch.equal(twin.head.weight, model.head.weight)
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [({"keep_fraction": 1.0}, "keep_fraction"), ({"cepstra": 21}, "cepstra"), ({"variation": -1.0}, "variation")],
+)
+def test_impossible_settings_of_little_data_are_refused(changes, named):
+    with pytest.raises(UserError, match=named):
+        best_rq(**changes)

@@ -262,3 +262,42 @@ def test_pieces_of_an_epoch_lie_inside_and_apart(lengths: list[int], most: int, 
     for recording, length in enumerate(lengths):
         own = pieces.recording == recording
         assert pieces.length[own].sum() == (length if length <= most else length // most * most)
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    lengths=st.lists(st.integers(1, 10_000), min_size=1, max_size=30),
+    least=st.integers(1, 300),
+    more=st.integers(1, 2000),
+    seed=st.integers(0, 99),
+    epoch=st.integers(0, 5),
+)
+def test_pieces_of_varied_lengths_lie_inside_and_apart(
+    lengths: list[int], least: int, more: int, seed: int, epoch: int
+) -> None:
+    array = np.array(lengths, np.int64)
+    pieces = cut(array, np.arange(len(array)), least + more, least, seed)
+    places = np.arange(len(pieces))
+    assert len(set(pieces.id.tolist())) == len(pieces)
+    assert (pieces.length <= least + more).all()
+    assert (pieces.length >= np.minimum(least, array[pieces.recording])).all()
+    for epochs in (np.full(len(pieces), epoch, np.int64), None):
+        starts = pieces.starts(places, epochs, seed)
+        stops = starts + pieces.length
+        assert (starts >= 0).all()
+        assert (stops <= array[pieces.recording]).all()
+        for recording, length in enumerate(lengths):
+            own = np.flatnonzero(pieces.recording == recording)
+            order = own[starts[own].argsort()]
+            assert (starts[order][1:] == stops[order][:-1]).all()  # apart, and without a gap
+            assert length - pieces.length[own].sum() < least + more
+
+
+def test_varied_lengths_are_even_on_a_logarithmic_scale_and_epochs_begin_elsewhere() -> None:
+    array = np.full(500, 40_000, np.int64)
+    pieces = cut(array, np.arange(500), 4000, 400, 1)
+    below = float((pieces.length < 1265).mean())  # the geometric middle
+    assert abs(below - 0.5) < 0.03
+    places = np.arange(len(pieces))
+    first, second = (pieces.starts(places, np.full(len(places), epoch, np.int64), 1) for epoch in (0, 1))
+    assert float((first != second).mean()) > 0.95
