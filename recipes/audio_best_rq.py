@@ -43,8 +43,6 @@ class Config(AudioConfig):
     """Codes in each. Default: by preset."""
     cepstra: int | None = None
     """Cepstral coefficients of a frame that the codes are of; 0: mel energies, as in the paper. Default: by preset."""
-    keep_fraction: float | None = None
-    """Share of steps predicted in training though visible. Default: by preset."""
 
 
 def describe_model(config: Config) -> BestRQConfig:

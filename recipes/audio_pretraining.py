@@ -54,6 +54,8 @@ class AudioConfig(RunConfig):
     """Shorter recordings are skipped."""
     span: int | None = None
     """Steps of the encoder that are hidden as a whole. Default: by preset."""
+    keep_fraction: float | None = None
+    """Share of steps predicted in training though visible. Default: by preset."""
     variation: float | None = None
     """Strength of other voices, microphones, bands and noise in training, 0 for none. Default: by preset."""
     validation_seconds: float = 300.0

@@ -23,6 +23,7 @@ from mmssl.nn.waveform import WaveformConfig
 from mmssl.perturbations.spectrogram import add_white_noise, vary_spectrogram
 from mmssl.predictors.base import Batch, Predictor
 
+STREAM_KEPT = 0x6B657074
 VALIDATION_FRACTION, VALIDATION_SPAN = 0.49, 10
 """Evaluation hides this share, in spans of so many frames, whatever the run does in training: losses compare."""
 
@@ -70,8 +71,10 @@ def check_variation(variation: float, front_end: WaveformConfig | MelConfig) -> 
         raise UserError("variation changes spectrograms: give 0 with a front end of convolutions")
 
 
-def check_spans(mask_fraction: float, span: int) -> None:
+def check_spans(mask_fraction: float, span: int, keep_fraction: float = 0.0) -> None:
     """Raises UserError for a fraction that is no share, or a span that is none."""
+    if not 0 <= keep_fraction < 1:
+        raise UserError(f"keep_fraction must be at least 0 and below 1, got {keep_fraction}")
     if not 0 < mask_fraction < 1:
         raise UserError(f"mask_fraction must lie between 0 and 1, got {mask_fraction}")
     if span < 1:
@@ -133,6 +136,17 @@ class AudioPredictor(Predictor):
         mask = span_mask(key, frames.width, fraction, valid=frames.real, span=min(span, frames.width))
         most = int(counts_of(torch.tensor([frames.width]), frames.width, fraction))
         return locate(mask, frames, max(most, 1))
+
+    def ask(self, batch: Batch, frames: Frames, hidden: Hidden) -> Hidden:
+        """What is predicted: the hidden frames, and in training also visible ones, as ``keep_fraction`` says."""
+        fraction = self.config.keep_fraction
+        if not (self.training and fraction):
+            return hidden
+        key = NoiseKey.of(batch, (self.mask_seed ^ STREAM_KEPT) & (2**63 - 1))
+        span = min(self.config.span, frames.width)
+        kept = span_mask(key, frames.width, fraction, valid=frames.real, span=span)
+        most = hidden.most + int(counts_of(torch.tensor([frames.width]), frames.width, fraction))
+        return locate(hidden.mask | kept, frames, min(most, frames.width))
 
     @abstractmethod
     def reveal(self, batch: Batch) -> dict[str, Tensor]:

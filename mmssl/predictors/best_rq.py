@@ -14,16 +14,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
 from mmssl.errors import UserError
-from mmssl.masking import NoiseKey, span_mask
-from mmssl.masking.choice import counts_of
 from mmssl.nn import AudioEncoderConfig, Frames, MelConfig, TransformerConfig, transformer
 from mmssl.nn.audio_encoder import AudioEncoder
 from mmssl.nn.mel import MelFrontEnd
 from mmssl.nn.quantizer import perplexity, usage
-from mmssl.predictors.audio import AudioPredictor, Hidden, check_spans, check_variation, locate
+from mmssl.predictors.audio import AudioPredictor, Hidden, check_spans, check_variation
 from mmssl.predictors.base import Batch, View
 
-STREAM_KEPT = 0x6B657074
 LAGS = 32
 """Distances at which equal codes are counted; beyond, a visible neighbour is taken to say as much as at the last."""
 
@@ -53,12 +50,10 @@ class BestRQConfig:
     """Strength of other voices and microphones in training, see :mod:`mmssl.perturbations.spectrogram`."""
 
     def __post_init__(self) -> None:
-        check_spans(self.mask_fraction, self.span)
+        check_spans(self.mask_fraction, self.span, self.keep_fraction)
         check_variation(self.variation, self.encoder.front_end)
         if not isinstance(self.encoder.front_end, MelConfig):
             raise UserError("the codes of best_rq are those of a spectrogram: give it a mel front end")
-        if not 0 <= self.keep_fraction < 1:
-            raise UserError(f"keep_fraction must be at least 0 and below 1, got {self.keep_fraction}")
         if not 0 <= self.cepstra <= self.encoder.front_end.mels:
             raise UserError(f"cepstra must be from 0 to the {self.encoder.front_end.mels} mels, got {self.cepstra}")
         if self.codebooks < 1 or self.codebook_size < 2 or self.codebook_dim < 1:
@@ -178,7 +173,7 @@ class BestRQ(AudioPredictor):
         mel = self.spectrogram(batch)
         features, hidden = self.front_end.steps(mel, length, frames), self.hide(batch, frames)
         coded = self._coded(mel, length, frames) if self.config.cepstra else features
-        asked = self._with_kept(hidden, batch, frames) if self.training and self.config.keep_fraction else hidden
+        asked = self.ask(batch, frames, hidden)
         return {"frames": frames, "features": features, "coded": coded, "hidden": hidden, "asked": asked}
 
     def _coded(self, mel: Tensor, length: Int[Tensor, " batch"], frames: Frames) -> Float[Tensor, "step dim"]:
@@ -186,14 +181,6 @@ class BestRQ(AudioPredictor):
         if self.config.cepstra:
             return self.front_end.cepstra(mel, length, frames, self.config.cepstra)
         return self.front_end.steps(mel, length, frames)
-
-    def _with_kept(self, hidden: Hidden, batch: Batch, frames: Frames) -> Hidden:
-        """The hidden steps, and visible ones that are to be predicted like them."""
-        fraction, seed = self.config.keep_fraction, (self.mask_seed ^ STREAM_KEPT) & (2**63 - 1)
-        span = min(self.config.span, frames.width)
-        kept = span_mask(NoiseKey.of(batch, seed), frames.width, fraction, valid=frames.real, span=span)
-        most = hidden.most + int(counts_of(torch.tensor([frames.width]), frames.width, fraction))
-        return locate(hidden.mask | kept, frames, min(most, frames.width))
 
     def encode(self, view: View) -> Float[Tensor, "1 hidden dim"]:
         """The hidden steps, and those kept, encoded among all steps of their recording."""

@@ -55,11 +55,14 @@ class Wav2Vec2Config:
     """What each training batch multiplies it by."""
     quantizer_dropout: float = 0.0
     """Dropout on the quantizer's input; 0.1 in base."""
+    keep_fraction: float = 0.0
+    """Share of frames predicted in training without being hidden, as the tenth that BERT keeps; none in the paper. In a
+    small network nothing else asks for the visible frames, whose features are used in the end."""
     variation: float = 0.0
     """Strength of other voices and microphones in training, see :mod:`mmssl.perturbations.spectrogram`."""
 
     def __post_init__(self) -> None:
-        check_spans(self.mask_fraction, self.span)
+        check_spans(self.mask_fraction, self.span, self.keep_fraction)
         check_variation(self.variation, self.encoder.front_end)
         if self.negatives < 1 or self.projection_dim < 1:
             raise UserError(
@@ -85,7 +88,9 @@ def nano() -> Wav2Vec2Config:
     trunk = _trunk(TransformerConfig(dim=192, depth=4, heads=3, mlp_dim=768), norm="pre")
     encoder = AudioEncoderConfig(trunk, MelConfig(prior_seconds=0.5), position_kernel=16)
     quantizer = QuantizerConfig(groups=2, entries=64, dim=128)
-    return Wav2Vec2Config(encoder, quantizer, projection_dim=128, span=3, negatives=50, variation=1.0)
+    return Wav2Vec2Config(
+        encoder, quantizer, projection_dim=128, span=3, negatives=50, keep_fraction=0.3, variation=1.0
+    )
 
 
 def small() -> Wav2Vec2Config:
@@ -162,7 +167,9 @@ class Wav2Vec2(AudioPredictor):
         if features.requires_grad and self.config.feature_gradient != 1:
             features = _ScaleGradient.apply(features, self.config.feature_gradient)
             assert isinstance(features, Tensor)
-        hidden = self.hide(batch, frames)
+        covered = self.hide(batch, frames)
+        # the mask says what the encoder does not see, everything else what it is asked about
+        hidden = self.ask(batch, frames, covered)._replace(mask=covered.mask)
         normed = self.encoder.feature_norm(features)
         key = NoiseKey.of(batch, self.mask_seed)
         temperature = self.gumbel_temperature()
@@ -281,7 +288,7 @@ class Wav2Vec2(AudioPredictor):
             "diversity_loss": diversity.detach() * count,
             "feature_penalty": penalty.detach(),
             "temperature": view["temperature"] * count,
-            "mask_coverage": count * count / frames.lengths.sum().clamp_min(1),
+            "mask_coverage": count * hidden.mask.sum() / frames.lengths.sum().clamp_min(1),
             # a batch with nothing hidden has a loss of 0, not one that is not a number
             "count": count.clamp_min(1),
         }

@@ -62,7 +62,7 @@ def test_what_a_run_chose_is_written_down(finished):
     assert saved["config"]["warmup_steps"] == 1
     # 4 steps: the temperature falls from 2 to 0.5 in 69 % of them
     assert saved["predictor"]["gumbel_decay"] == pytest.approx(0.25 ** (1 / (0.69 * 4)))
-    assert saved["config"]["learning_rate"] == pytest.approx(1e-3 * (16 / 120) ** 0.5)
+    assert saved["config"]["learning_rate"] == pytest.approx(1e-3 * (16 / 24) ** 0.5)
 
 
 @pytest.mark.parametrize("name", RECIPES)

@@ -8,6 +8,7 @@ from mmssl.errors import UserError
 from mmssl.interchange.trunk import check_trunk
 from mmssl.interchange.wav2vec2.checkpoint import AudioCheckpoint, read_audio_checkpoint
 from mmssl.interchange.weights import load_strictly
+from mmssl.nn import MelConfig
 from mmssl.predictors.best_rq import BestRQ, BestRQConfig
 from mmssl.predictors.wav2vec2 import Wav2Vec2, Wav2Vec2Config
 
@@ -19,7 +20,7 @@ _HEADS = {
 }
 _HEAD_SETTINGS = {
     Wav2Vec2Config: ("quantizer", "projection_dim", "quantizer_dropout"),
-    BestRQConfig: ("codebooks", "codebook_size", "codebook_dim"),
+    BestRQConfig: ("codebooks", "codebook_size", "codebook_dim", "cepstra"),
 }
 
 
@@ -37,7 +38,10 @@ def adapt_audio_config(config: Config, where: str | Path) -> Config:
     where the task cannot work on the front end of these weights.
     """
     source = read_audio_checkpoint(where)
-    adapted = replace(config, encoder=source.config.encoder)
+    encoder = source.config.encoder
+    # convolutions of the waveform have no spectrogram that could vary
+    variation = config.variation if isinstance(encoder.front_end, MelConfig) else 0.0
+    adapted = replace(config, encoder=encoder, variation=variation)
     if not _same_task(config, source):
         return adapted
     return replace(adapted, **{name: getattr(source.config, name) for name in _HEAD_SETTINGS[type(config)]})
