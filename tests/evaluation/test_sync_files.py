@@ -225,8 +225,11 @@ def test_an_interruption_keeps_what_was_found(run, videos, monkeypatch, capsys):
         return original(self, path)
 
     monkeypatch.setattr(Synchroniser, "measure", stop_at_second)
+    # a shell that starts the tests in the background makes them ignore interruptions
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
     with pytest.raises(SystemExit) as stop:
         cli.main(["sync", str(run), *map(str, videos.values())])
+    signal.signal(signal.SIGINT, before)
     assert stop.value.code == 130
     assert len(json.loads((run / "sync" / "sync.json").read_text())["files"]) == 1
     assert "Traceback" not in capsys.readouterr().err
