@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from filmed import write_filmed
 from scripts import ROOT, load_script
 from spoken import write_spoken
+from talking import write_talking
 
 from mmssl import cli
 from mmssl.evaluation.ctc import CtcConfig
@@ -30,6 +30,7 @@ QUICK_TEXT = [
 ]
 QUICK_AUDIO = ["--steps", "2", "--batch-size", "16", "--max-seconds", "2", "--workers", "0", "--device", "cpu"]
 QUICK_PROBE = ["--seeds", "1", "--finetune-labels"]
+QUICK_CLIPS = ["--steps", "2", "--batch-size", "4", "--workers", "0", "--device", "cpu", "--size", "32", "32"]
 QUICK = {
     "recipes/image_mae.py": ["--steps", "2", "--workers", "0", "--batch-size", "8", "--device", "cpu",
                              "--validation-images", "8"],
@@ -37,6 +38,8 @@ QUICK = {
     "recipes/sweep.py": QUICK_TEXT,
     "recipes/audio_best_rq.py": QUICK_AUDIO,
     "recipes/audio_wav2vec2.py": QUICK_AUDIO,
+    "recipes/av_sync.py": [*QUICK_CLIPS, "--frames", "20"],
+    "recipes/av_masked.py": [*QUICK_CLIPS, "--frames", "12", "--cube", "2", "8", "8"],
     "data_prep/make_world.py": ["--count", "20", "--size", "32", "--workers", "1"],
     "data_prep/cache_clips.py": ["--workers", "0"],
     "probe labelled": ["--label", "shape", "--seeds", "1", "--finetune-labels"],
@@ -59,14 +62,19 @@ def test_every_documented_command_runs(world, tmp_path, monkeypatch, capsys):
     write_texts(tmp_path)
     write_spoken(tmp_path / "recordings")
     write_spoken(tmp_path / "spoken", count=16, seed=1)
-    write_filmed(tmp_path / "videos", count=3)
+    write_talking(tmp_path / "videos", count=10)
+    shutil.copy(next((tmp_path / "videos").rglob("*.mp4")), tmp_path / "videos" / "talk.mp4")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("mmssl.evaluation.audio_runs.TRANSCRIBING", CtcConfig(steps=2))
     monkeypatch.setenv("MMSSL_CACHE", str(tmp_path / "cache"))
     ran = []
     for words in commands():
         if words[0] == "mmssl":
-            cli.main([*words[1:], *QUICK.get(f"{words[1]} {words[-1]}", [])])
+            try:
+                cli.main([*words[1:], *QUICK.get(f"{words[1]} {words[-1]}", [])])
+            except SystemExit as stop:  # in sync, out of sync, undetermined: two steps have taught nothing
+                if words[1] != "sync" or stop.code not in (0, 1, 3):
+                    raise
             ran.append(words[1])
         elif words[0] == "python" and words[1] in QUICK:
             load_script(ROOT / words[1]).main([*words[2:], *QUICK[words[1]]])
@@ -74,7 +82,7 @@ def test_every_documented_command_runs(world, tmp_path, monkeypatch, capsys):
         else:
             assert words[0] in ("make", "pip") or words[1].startswith("tests/benchmarks/"), words
     assert {name for name in QUICK if name.startswith("recipes/")} <= set(ran)
-    assert {"inspect", "doctor", "reveal", "fill", "probe", "export"} <= set(ran)
+    assert {"inspect", "doctor", "reveal", "fill", "probe", "export", "sync", "retrieve", "localize"} <= set(ran)
     capsys.readouterr()
 
 
@@ -99,7 +107,7 @@ def test_every_flag_in_the_table_exists():
     assert flags <= known
 
 
-RECIPES = ("image_mae", "text_bert", "audio_best_rq", "audio_wav2vec2", "sweep")
+RECIPES = ("image_mae", "text_bert", "audio_best_rq", "audio_wav2vec2", "av_sync", "av_masked", "sweep")
 
 
 def config_fields() -> list[str]:
