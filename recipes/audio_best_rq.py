@@ -41,8 +41,6 @@ class Config(AudioConfig):
     """Independent codebooks. Default: by preset."""
     codebook_size: int | None = None
     """Codes in each. Default: by preset."""
-    cepstra: int | None = None
-    """Cepstral coefficients of a frame that the codes are of; 0: mel energies, as in the paper. Default: by preset."""
 
 
 def describe_model(config: Config) -> BestRQConfig:

@@ -54,6 +54,8 @@ class AudioConfig(RunConfig):
     """Shorter recordings are skipped."""
     span: int | None = None
     """Steps of the encoder that are hidden as a whole. Default: by preset."""
+    cepstra: int | None = None
+    """Cepstral coefficients of a frame that codes are of; 0: all that the encoder is given. Default: by preset."""
     keep_fraction: float | None = None
     """Share of steps predicted in training though visible. Default: by preset."""
     variation: float | None = None

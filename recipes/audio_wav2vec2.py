@@ -72,7 +72,9 @@ def describe_model(config: Config) -> Wav2Vec2Config:
         negatives=model.negatives if config.negatives is None else config.negatives,
         diversity_weight=config.diversity_weight,
         gumbel_decay=decay,
-        **given(span=config.span, keep_fraction=config.keep_fraction, variation=config.variation),
+        **given(
+            span=config.span, cepstra=config.cepstra, keep_fraction=config.keep_fraction, variation=config.variation
+        ),
     )
 
 

@@ -103,7 +103,8 @@ def with_intervals(
 
 
 def encode_intervals(predictor: AudioPredictor, *, layers: bool = False) -> Encode:
-    """``mean`` of each stretch, and with ``layers`` also ``layer 1``, ``layer 2`` ... after earlier blocks."""
+    """``mean`` of each stretch and ``quarters``, mean and standard deviation over each quarter of it; with ``layers``
+    also ``layer 1``, ``layer 2`` ..., quarters after earlier blocks."""
     field, step = predictor.encoder.front_end.field_and_step
 
     @torch.no_grad()
@@ -116,9 +117,12 @@ def encode_intervals(predictor: AudioPredictor, *, layers: bool = False) -> Enco
         finally:
             predictor.train(training)
         stretches = frames_between(batch["row"], batch["between"], frames.lengths, field, step)
-        *earlier, last = (
-            moments(frames.put_back(state), stretches)[0] for state in (states if layers else states[-1:])
-        )
-        return {"mean": last} | {f"layer {number}": state for number, state in enumerate(earlier, 1)}
+        *earlier, last = (frames.put_back(state) for state in (states if layers else states[-1:]))
+        features = {"mean": moments(last, stretches)[0], "quarters": _quarters(last, stretches)}
+        return features | {f"layer {number}": _quarters(state, stretches) for number, state in enumerate(earlier, 1)}
 
     return encode
+
+
+def _quarters(x: Float[Tensor, "batch frame dim"], stretches: Stretches) -> Float[Tensor, "stretch _"]:
+    return torch.cat(moments(x, stretches.parts(4)), 1).view(len(stretches.row), -1)

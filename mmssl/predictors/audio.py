@@ -71,6 +71,13 @@ def check_variation(variation: float, front_end: WaveformConfig | MelConfig) -> 
         raise UserError("variation changes spectrograms: give 0 with a front end of convolutions")
 
 
+def check_cepstra(cepstra: int, front_end: WaveformConfig | MelConfig) -> None:
+    """Raises UserError for more coefficients than mels, and where there are no mels."""
+    most = front_end.mels if isinstance(front_end, MelConfig) else 0
+    if not 0 <= cepstra <= most:
+        raise UserError(f"cepstra must be from 0 to the {most} mels of the front end, got {cepstra}")
+
+
 def check_spans(mask_fraction: float, span: int, keep_fraction: float = 0.0) -> None:
     """Raises UserError for a fraction that is no share, or a span that is none."""
     if not 0 <= keep_fraction < 1:

@@ -18,7 +18,7 @@ from mmssl.nn import AudioEncoderConfig, Frames, MelConfig, TransformerConfig, t
 from mmssl.nn.audio_encoder import AudioEncoder
 from mmssl.nn.mel import MelFrontEnd
 from mmssl.nn.quantizer import perplexity, usage
-from mmssl.predictors.audio import AudioPredictor, Hidden, check_spans, check_variation
+from mmssl.predictors.audio import AudioPredictor, Hidden, check_cepstra, check_spans, check_variation
 from mmssl.predictors.base import Batch, View
 
 LAGS = 32
@@ -54,8 +54,7 @@ class BestRQConfig:
         check_variation(self.variation, self.encoder.front_end)
         if not isinstance(self.encoder.front_end, MelConfig):
             raise UserError("the codes of best_rq are those of a spectrogram: give it a mel front end")
-        if not 0 <= self.cepstra <= self.encoder.front_end.mels:
-            raise UserError(f"cepstra must be from 0 to the {self.encoder.front_end.mels} mels, got {self.cepstra}")
+        check_cepstra(self.cepstra, self.encoder.front_end)
         if self.codebooks < 1 or self.codebook_size < 2 or self.codebook_dim < 1:
             raise UserError(
                 f"codebooks, codebook_size and codebook_dim must be at least 1, 2 and 1, got {self.codebooks}, "

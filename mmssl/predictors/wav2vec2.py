@@ -17,7 +17,7 @@ from mmssl.nn import AudioEncoderConfig, MelConfig, QuantizerConfig, Transformer
 from mmssl.nn.audio_encoder import AudioEncoder
 from mmssl.nn.mel import MelFrontEnd
 from mmssl.nn.quantizer import GumbelQuantizer, Quantized, gumbel, perplexity, usage
-from mmssl.predictors.audio import AudioPredictor, Hidden, check_spans, check_variation
+from mmssl.predictors.audio import AudioPredictor, Hidden, check_cepstra, check_spans, check_variation
 from mmssl.predictors.base import Batch, View
 
 STREAM_GUMBEL = 0x77617632
@@ -55,6 +55,8 @@ class Wav2Vec2Config:
     """What each training batch multiplies it by."""
     quantizer_dropout: float = 0.0
     """Dropout on the quantizer's input; 0.1 in base."""
+    cepstra: int = 0
+    """Cepstral coefficients of a frame that codes are made of, for mel front ends; 0: all that the encoder is given."""
     keep_fraction: float = 0.0
     """Share of frames predicted in training without being hidden, as the tenth that BERT keeps; none in the paper. In a
     small network nothing else asks for the visible frames, whose features are used in the end."""
@@ -64,6 +66,7 @@ class Wav2Vec2Config:
     def __post_init__(self) -> None:
         check_spans(self.mask_fraction, self.span, self.keep_fraction)
         check_variation(self.variation, self.encoder.front_end)
+        check_cepstra(self.cepstra, self.encoder.front_end)
         if self.negatives < 1 or self.projection_dim < 1:
             raise UserError(
                 f"negatives and projection_dim must be at least 1, got {self.negatives} and {self.projection_dim}"
@@ -89,7 +92,7 @@ def nano() -> Wav2Vec2Config:
     encoder = AudioEncoderConfig(trunk, MelConfig(prior_seconds=0.5), position_kernel=16)
     quantizer = QuantizerConfig(groups=2, entries=64, dim=128)
     return Wav2Vec2Config(
-        encoder, quantizer, projection_dim=128, span=3, negatives=50, keep_fraction=0.3, variation=1.0
+        encoder, quantizer, projection_dim=128, span=3, negatives=50, cepstra=10, keep_fraction=0.3, variation=1.0
     )
 
 
@@ -145,7 +148,9 @@ class Wav2Vec2(AudioPredictor):
         super().__init__()
         self.config = config
         self.encoder = AudioEncoder(config.encoder)
-        self.quantizer = GumbelQuantizer(config.quantizer, self.encoder.front_end.dim)
+        front_end = self.encoder.front_end
+        coded = config.cepstra * front_end.config.stack if isinstance(front_end, MelFrontEnd) else 0
+        self.quantizer = GumbelQuantizer(config.quantizer, coded or front_end.dim)
         self.quantizer_dropout = nn.Dropout(config.quantizer_dropout)
         self.project_hidden = nn.Linear(config.encoder.trunk.dim, config.projection_dim)
         self.project_code = nn.Linear(config.quantizer.dim, config.projection_dim)
@@ -160,8 +165,12 @@ class Wav2Vec2(AudioPredictor):
     def perturb(self, batch: Batch) -> View:
         """Compute the frames, hide spans of them, quantize what was hidden, and draw what it is told from."""
         frames = self.encoder.layout(batch["audio"], batch["length"])
-        if isinstance(self.encoder.front_end, MelFrontEnd):
-            features = self.encoder.front_end.steps(self.spectrogram(batch), batch["length"], frames)
+        front_end, cepstra = self.encoder.front_end, None
+        if isinstance(front_end, MelFrontEnd):
+            mel = self.spectrogram(batch)
+            features = front_end.steps(mel, batch["length"], frames)
+            if self.config.cepstra:
+                cepstra = front_end.cepstra(mel, batch["length"], frames, self.config.cepstra)
         else:
             features = self.encoder.features(batch["audio"], batch["length"], frames)
         if features.requires_grad and self.config.feature_gradient != 1:
@@ -180,16 +189,16 @@ class Wav2Vec2(AudioPredictor):
             "features": features,
             "normed": normed,
             "hidden": hidden,
-            "quantized": self._quantize(normed, hidden, key, temperature),
+            "quantized": self._quantize(normed if cepstra is None else cepstra, hidden, key, temperature),
             "negatives": draw_negatives(key, hidden.counts, hidden.most, self.config.negatives),
             "temperature": temperature,
         }
 
     def _quantize(
-        self, normed: Float[Tensor, "total dim"], hidden: Hidden, key: NoiseKey, temperature: Float[Tensor, ""]
+        self, coded: Float[Tensor, "total dim"], hidden: Hidden, key: NoiseKey, temperature: Float[Tensor, ""]
     ) -> Quantized:
         """Codes of the hidden frames alone; the noise of a frame is a function of its recording and its rank."""
-        frames = self.quantizer_dropout(normed.index_select(0, hidden.ids[0]))
+        frames = self.quantizer_dropout(coded.index_select(0, hidden.ids[0]))
         if not self.training:
             return self.quantizer(frames)
         shape = (self.config.quantizer.groups, self.config.quantizer.entries)

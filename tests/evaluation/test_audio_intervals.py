@@ -78,7 +78,8 @@ def test_features_of_stretches_are_means_of_frames_of_the_whole_recording():
     targets = np.array([0, 1, 1, 0])
     samples_of = IntervalSet(with_intervals(lambda: iter(recordings()), recording, samples), targets, ("a", "b"))
     features, labels = extract(encode_intervals(predictor, layers=True), samples_of)
-    assert features.keys() == {"mean", "layer 1"}
+    assert features.keys() == {"mean", "quarters", "layer 1"}
+    assert features["layer 1"].shape == features["quarters"].shape
     assert labels.tolist() == [0, 1, 1, 0]  # in the order of the batches: rows 1, 1, then 0, then 2
     batch = recordings()[0]
     states, lengths = predictor.encode_frames(batch)
@@ -86,6 +87,12 @@ def test_features_of_stretches_are_means_of_frames_of_the_whole_recording():
     centre = torch.arange(states.shape[1]) * 320 + 280  # windows of 560 samples
     inside = (centre >= 3200) & (centre < 6400)
     torch.testing.assert_close(features["mean"][1], states[0, inside].mean(0), atol=1e-5, rtol=1e-4)
+    first, *_, last = states[0, inside].tensor_split([int(inside.sum()) * part // 4 for part in (1, 2, 3)])
+    wanted = [part.mean(0) for part in (first, last)] + [part.std(0, unbiased=False) for part in (first, last)]
+    width = states.shape[2]
+    parts = features["quarters"][1].view(4, 2, width)
+    found = [parts[0, 0], parts[3, 0], parts[0, 1], parts[3, 1]]
+    torch.testing.assert_close(torch.stack(found), torch.stack(wanted), atol=1e-4, rtol=1e-3)
 
 
 def test_log_mel_of_a_recording_is_that_of_a_stretch_as_long_as_it():

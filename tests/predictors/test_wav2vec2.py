@@ -373,3 +373,34 @@ def test_the_gpu_hides_the_same_and_gets_the_same_loss_without_waiting(front_end
         model(there)["loss"].backward()
     finally:
         torch.cuda.set_sync_debug_mode("default")
+
+
+def test_kept_frames_are_asked_about_and_seen():
+    model, batch = wav2vec2("mel", keep_fraction=0.4, mask_fraction=0.3, span=2), recordings(LENGTHS)
+    plain = wav2vec2("mel", mask_fraction=0.3, span=2).train().perturb(batch)["hidden"]
+    hidden = model.train().perturb(batch)["hidden"]
+    assert torch.equal(hidden.mask, plain.mask)
+    assert len(hidden.ids[0]) > 1.3 * len(plain.ids[0])
+    assert set(plain.ids[0].tolist()) < set(hidden.ids[0].tolist())
+    outcome = model(batch)
+    frames = model.frames(batch["length"])
+    assert float(outcome["count"]) == len(hidden.ids[0])
+    assert float(outcome["mask_coverage"]) == pytest.approx(float(plain.mask.sum() / frames.sum()))
+    evaluated = model.eval().perturb(batch)["hidden"]
+    assert len(evaluated.ids[0]) == int(evaluated.mask.sum())
+
+
+def test_codes_can_be_made_of_cepstra():
+    model, batch = wav2vec2("mel", cepstra=6).eval(), recordings(LENGTHS)
+    view = model.perturb(batch)
+    mel = model.encoder.front_end.spectrogram_of(batch["audio"])
+    cepstra = model.encoder.front_end.cepstra(mel, batch["length"], view["frames"], 6)
+    assert cepstra.shape[1] == 12
+    wanted = model.quantizer(cepstra[view["hidden"].ids[0]])
+    assert torch.equal(view["quantized"].entry, wanted.entry)
+
+
+@pytest.mark.parametrize(("front_end", "cepstra"), [("group", 1), ("mel", 21)])
+def test_more_cepstra_than_mels_are_refused(front_end, cepstra):
+    with pytest.raises(UserError, match="cepstra"):
+        wav2vec2(front_end, cepstra=cepstra)

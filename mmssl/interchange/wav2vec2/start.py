@@ -19,7 +19,7 @@ _HEADS = {
     BestRQConfig: ("head.", "random_projection", "codes", "marginal", "repeats"),
 }
 _HEAD_SETTINGS = {
-    Wav2Vec2Config: ("quantizer", "projection_dim", "quantizer_dropout"),
+    Wav2Vec2Config: ("quantizer", "projection_dim", "quantizer_dropout", "cepstra"),
     BestRQConfig: ("codebooks", "codebook_size", "codebook_dim", "cepstra"),
 }
 
@@ -40,8 +40,8 @@ def adapt_audio_config(config: Config, where: str | Path) -> Config:
     source = read_audio_checkpoint(where)
     encoder = source.config.encoder
     # convolutions of the waveform have no spectrogram that could vary
-    variation = config.variation if isinstance(encoder.front_end, MelConfig) else 0.0
-    adapted = replace(config, encoder=encoder, variation=variation)
+    spectral = {} if isinstance(encoder.front_end, MelConfig) else {"variation": 0.0, "cepstra": 0}
+    adapted = replace(config, encoder=encoder, **spectral)
     if not _same_task(config, source):
         return adapted
     return replace(adapted, **{name: getattr(source.config, name) for name in _HEAD_SETTINGS[type(config)]})
