@@ -94,7 +94,7 @@ def test_tar_files_are_streamed_and_their_names_never_touch_the_disk(tmp_path: P
     with tarfile.open(path, "w:gz") as archive:
         for name in ("../../evil.txt", "/absolute.txt", "books/c.txt.gz", "books/x.bin"):
             text = name.encode()
-            data = gzip.compress(text) if name.endswith("gz") else text
+            data = gzip.compress(text, mtime=0) if name.endswith("gz") else text
             info = tarfile.TarInfo(name)
             info.size = len(data)
             archive.addfile(info, io.BytesIO(data))
@@ -102,7 +102,8 @@ def test_tar_files_are_streamed_and_their_names_never_touch_the_disk(tmp_path: P
     source = open_texts(tmp_path)
     assert list(source) == ["/absolute.txt", "books/c.txt.gz"]
     assert sorted(tmp_path.parent.rglob("*")) == before
-    (tmp_path / "cut.tar.gz").write_bytes(path.read_bytes()[:150])
+    # within the first member: the time in the headers changes how long the whole is
+    (tmp_path / "cut.tar.gz").write_bytes(path.read_bytes()[:90])
     assert {item.file for item in open_texts(tmp_path).skipped} >= {"cut.tar.gz"}
 
 
