@@ -162,7 +162,7 @@ def log_mel_like(predictor: AudioPredictor) -> Layers:
     @torch.no_grad()
     def encode(batch: Batch) -> list[Tensor]:
         batch = to_device(batch, predictor.device)
-        mel = front_end.log_mel(F.pad(batch["audio"], (0, max(front_end.window - batch["audio"].shape[1], 0))))
+        mel = front_end.spectrogram_of(batch["audio"])
         counts = frame_counts(batch["length"], (front_end.window,), (front_end.hop,)).clamp_min(1).tolist()
         stack, rows = front_end.config.stack, []
         for row, count in zip(mel, counts, strict=True):

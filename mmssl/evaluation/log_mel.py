@@ -5,7 +5,6 @@ from collections.abc import Mapping
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from torch.nn import functional as F  # noqa: N812
 
 from mmssl.evaluation.intervals import Stretches, frames_between, moments
 from mmssl.nn.frames import frame_counts
@@ -32,8 +31,7 @@ class LogMel:
         """Features by name: one, ``statistics``."""
         window, hop = self.front_end.field_and_step
         device = self.front_end.mean.device
-        audio = batch["audio"].to(device)
-        mel = self.front_end.log_mel(F.pad(audio, (0, max(window - audio.shape[1], 0))))
+        mel = self.front_end.spectrogram_of(batch["audio"].to(device))
         frames = frame_counts(batch["length"].to(device), (window,), (hop,)).clamp_min(1)
         if "between" in batch:
             stretches = frames_between(batch["row"].to(device), batch["between"].to(device), frames, window, hop)

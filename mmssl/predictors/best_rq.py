@@ -70,9 +70,9 @@ def _preset(trunk: TransformerConfig, codebook_size: int) -> BestRQConfig:
 def _few_hours(trunk: TransformerConfig, codebook_size: int, position_kernel: int) -> BestRQConfig:
     """Settings for little speech, found on digits of unheard speakers (README): short spans, codes of cepstra, kept
     steps, variation, and statistics that leave a single word what it is."""
-    trunk = replace(trunk, norm="pre", norm_epsilon=1e-5)
-    encoder = AudioEncoderConfig(trunk, MelConfig(prior_seconds=0.5), position_kernel=position_kernel)
-    return BestRQConfig(encoder, codebook_size=codebook_size, span=3, keep_fraction=0.3, cepstra=10, variation=1.0)
+    plain = _preset(trunk, codebook_size)
+    encoder = replace(plain.encoder, front_end=MelConfig(prior_seconds=0.5), position_kernel=position_kernel)
+    return replace(plain, encoder=encoder, span=3, keep_fraction=0.3, cepstra=10, variation=1.0)
 
 
 def nano() -> BestRQConfig:
