@@ -16,6 +16,10 @@ from mmssl.predictors.base import Predictor
 
 MODALITIES = {
     "masked_autoencoder": "mmssl.evaluation.image_runs",
+    "colorization": "mmssl.evaluation.image_runs",
+    "inpainting": "mmssl.evaluation.image_runs",
+    "super_resolution": "mmssl.evaluation.image_runs",
+    "restoration": "mmssl.evaluation.image_runs",
     "masked_language_model": "mmssl.evaluation.text_runs",
     "wav2vec2": "mmssl.evaluation.audio_runs",
     "best_rq": "mmssl.evaluation.audio_runs",

@@ -43,16 +43,22 @@ def unpatchify(
     return cut.permute(0, 5, 1, 3, 2, 4).reshape(patches.shape[0], -1, *image_size)
 
 
-def sincos_positions(grid: tuple[int, int], dim: int) -> Float[Tensor, "position dim"]:
+def sincos_positions(
+    grid: tuple[int, int], dim: int, reach: tuple[int, int] | None = None
+) -> Float[Tensor, "position dim"]:
     """Fixed 2-D sine-cosine positions of MAE: first half of the width for the column, second half for the row.
 
     Each half holds sines then cosines of the coordinate at frequencies 10000^(-i / (dim/4)). The reference
-    implementation puts the column first; kept, so that its weights fit. Computed in float64.
+    implementation puts the column first; kept, so that its weights fit. Computed in float64. With ``reach``, the cells
+    of ``grid`` share the extent of a grid of that many cells, centre to centre as in image resampling.
     Raises UserError where ``dim`` is not divisible by 4.
     """
     if dim % 4:
         raise UserError(f"sine-cosine positions need a width divisible by 4, got {dim}")
-    rows, columns = torch.meshgrid(*(torch.arange(n, dtype=torch.float64) for n in grid), indexing="ij")
+    steps = (
+        (torch.arange(n, dtype=torch.float64) + 0.5) * (m / n) - 0.5 for n, m in zip(grid, reach or grid, strict=True)
+    )
+    rows, columns = torch.meshgrid(*steps, indexing="ij")
     return torch.cat([sincos(columns.flatten(), dim // 2), sincos(rows.flatten(), dim // 2)], 1)
 
 

@@ -11,6 +11,10 @@ __all__ = ["PREDICTORS", "Outcome", "Predictor", "load_predictor", "outcome_of",
 
 PREDICTORS = {
     "masked_autoencoder": ("mmssl.predictors.masked_autoencoder", "MaskedAutoencoder", "MaskedAutoencoderConfig"),
+    "colorization": ("mmssl.predictors.colorization", "Colorization", "ColorizationConfig"),
+    "inpainting": ("mmssl.predictors.inpainting", "Inpainting", "InpaintingConfig"),
+    "super_resolution": ("mmssl.predictors.super_resolution", "SuperResolution", "SuperResolutionConfig"),
+    "restoration": ("mmssl.predictors.restoration", "Restoration", "RestorationConfig"),
     "masked_language_model": (
         "mmssl.predictors.masked_language_model",
         "MaskedLanguageModel",

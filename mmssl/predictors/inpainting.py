@@ -1,0 +1,112 @@
+"""Inpainting: predict a hole in a picture from what is around it.
+
+Pathak et al. 2016, "Context Encoders: Feature Learning by Inpainting". The network is told where the hole is, and
+predicts the difference to a smooth filling from the hole's edge.
+"""
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+from torch.nn import functional as F  # noqa: N812 - the field's name for it
+
+from mmssl.errors import UserError
+from mmssl.masking import NoiseKey
+from mmssl.masking.holes import HOLES
+from mmssl.nn.pixel_network import PixelNetwork
+from mmssl.perturbations.fill import interpolate_hidden
+from mmssl.predictors.base import Batch, View
+from mmssl.predictors.pixels import PixelConfig, PixelPredictor
+
+
+@dataclass(frozen=True, kw_only=True)
+class InpaintingConfig(PixelConfig):
+    """Inpainting, most important settings first."""
+
+    hole: Literal["centre", "blocks", "free_form"] = "free_form"
+    """Shape of the hole: one rectangle in the centre, several anywhere, or brush strokes."""
+    mask_fraction: float = 0.25
+    """Share of the picture in the hole (a quarter: Pathak et al. 2016, §4)."""
+    overlap: int = 4
+    """Pixels around the hole that are predicted too, in training, so that the result joins what is there (Pathak et al.
+    2016, §3.2, use 7 at ten times the weight; 4 in their code)."""
+    overlap_weight: float = 0.1
+    """Weight of a pixel of the overlap beside that of one in the hole."""
+    gradient_weight: float = 1.0
+    """Weight of the error of differences between neighbouring pixels: edges want to be where and as sharp as they were."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0 < self.mask_fraction < 1:
+            raise UserError(f"mask_fraction must lie between 0 and 1, got {self.mask_fraction}")
+        if self.overlap < 0 or min(self.overlap_weight, self.gradient_weight) < 0:
+            raise UserError("overlap, overlap_weight and gradient_weight cannot be negative")
+
+
+class Inpainting(PixelPredictor):
+    """Pictures with a hole in, whole pictures out."""
+
+    name = "inpainting"
+    config: InpaintingConfig
+
+    def __init__(self, config: InpaintingConfig) -> None:
+        network = PixelNetwork(config, config.image_size, config.channels + 1, config.channels)
+        super().__init__(config, network)
+
+    def perturb(self, batch: Batch) -> View:
+        """Cut a hole."""
+        image = self.pictures(batch)
+        key = NoiseKey.of(batch, self.mask_seed)
+        hidden = HOLES[self.config.hole](key, self.config.image_size, self.config.mask_fraction)
+        return {**self.view_of(image, hidden.unflatten(1, (1, *self.config.image_size))), "image": image}
+
+    def view_of(
+        self, image: Float[Tensor, "batch channel height width"], hidden: Bool[Tensor, "batch 1 height width"]
+    ) -> dict[str, Any]:
+        """The picture with the mean colour in its hole, and beside it, as a channel of its own, where the hole is."""
+        given = self.normalise(image).masked_fill(hidden, 0)
+        trivial = interpolate_hidden(image, hidden)
+        return {"input": torch.cat([given, hidden.to(given.dtype)], 1), "trivial": trivial, "where": hidden}
+
+    def score(self, prediction: Tensor, target: Tensor, view: View) -> dict[str, Tensor]:
+        """Absolute error over the hole, with that of gradients; in training also over a small overlap around it.
+
+        ``reference`` is the same of the smooth filling, ``loss_pixels`` and ``reference_pixels`` the plain absolute
+        error over the hole. ``psnr`` and ``ssim`` are those of :class:`PixelPredictor`, over the hole.
+        """
+        sums = super().score(prediction, target, view)
+        sums["loss_pixels"], sums["reference_pixels"] = sums["loss"], sums["reference"]
+        error, trivial_error = prediction - target, view["trivial"] - target
+        weight = self._weights(view["where"], error.dtype)
+        sums["loss"] = self._weighted(error, weight)
+        sums["reference"] = self._weighted(trivial_error, weight)
+        return sums
+
+    def _weights(
+        self, hidden: Bool[Tensor, "batch 1 height width"], kind: torch.dtype
+    ) -> Float[Tensor, "batch 1 height width"]:
+        weight = hidden.to(kind)
+        reach = self.config.overlap
+        if self.training and reach:
+            around = F.max_pool2d(weight, 2 * reach + 1, stride=1, padding=reach)
+            weight = weight + self.config.overlap_weight * (around - weight)
+        return weight
+
+    def _weighted(self, error: Tensor, weight: Tensor) -> Float[Tensor, ""]:
+        total = (error.abs() * weight).sum()
+        if self.config.gradient_weight:
+            down = (error[..., 1:, :] - error[..., :-1, :]).abs() * torch.maximum(weight[..., 1:, :], weight[..., :-1, :])
+            across = (error[..., 1:] - error[..., :-1]).abs() * torch.maximum(weight[..., 1:], weight[..., :-1])
+            total = total + self.config.gradient_weight * (down.sum() + across.sum()) / 2
+        return total
+
+    def shown(self, view: View) -> Float[Tensor, "batch channel height width"]:
+        """The hole in the mean colour."""
+        return view["input"][:, :-1] * self.pixel_std + self.pixel_mean
+
+    @property
+    def reveal_note(self) -> str:
+        """What is compared."""
+        return "Trivial: smooth filling from the edge. PSNR and SSIM over the hole alone."
