@@ -143,7 +143,7 @@ def strips(length: int, rows: int) -> Iterator[slice]:
 
 
 def bicubic_matrix(length: int, wanted: int) -> Float[Tensor, "wanted length"]:
-    """Bicubic enlargement of one axis as a matrix, torch's own: any part of the result by itself, equal to the whole."""
+    """Bicubic enlargement of one axis, torch's own, as a matrix: of which any rows can be applied by themselves."""
     return F.interpolate(torch.eye(length)[None, None], size=(wanted, length), mode="bicubic")[0, 0]
 
 

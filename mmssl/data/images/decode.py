@@ -196,8 +196,6 @@ def upright(picture: "PillowImage", orientation: int) -> "PillowImage":
 def _decode_pillow(
     raw: bytes, channels: int, reduce: int, limits: Limits, may_turn: bool
 ) -> UInt8[Tensor, "channel height width"]:
-    from PIL import Image
-
     if channels not in (1, 2, 3, 4):
         raise MediaError("unsupported", f"picture formats give 1 to 4 channels, not {channels}: store it as .npy")
     with open_pillow(raw, limits) as picture:
