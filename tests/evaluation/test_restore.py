@@ -287,9 +287,12 @@ def test_sheets_of_large_photos_are_of_a_sensible_size():
 def test_real_runs_begin_at_the_trivial_guess(tmp_path, capsys):
     """Untrained predictors, whose answer is known: bicubic enlargement, grey, the smooth filling of the hole."""
     common = {
-        "encoder": TransformerConfig(dim=16, depth=1, heads=2, mlp_dim=16), "image_size": (32, 32), "patch_size": (4, 4),
-        "decoder_dim": 8, "detail": 1,
-    }  # fmt: skip
+        "encoder": TransformerConfig(dim=16, depth=1, heads=2, mlp_dim=16),
+        "image_size": (32, 32),
+        "patch_size": (4, 4),
+        "decoder_dim": 8,
+        "detail": 1,
+    }
     torch.manual_seed(0)
     SuperResolution(SuperResolutionConfig(**common, scale=2)).save(tmp_path / "sr/model")
     Colorization(ColorizationConfig(**common, objective="regression")).save(tmp_path / "col/model")
