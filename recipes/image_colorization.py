@@ -51,6 +51,8 @@ class Config(PixelRunConfig):
     """classes: a distribution over colours, rare ones weighing more. regression: prefers grey when in doubt."""
     reduce: int = 4
     """Colours are predicted at so many times fewer rows and columns."""
+    rebalance: float = 0.5
+    """How much more rare colours weigh in training, from 0, not at all, to below 1."""
     temperature: float = 0.38
     """Of the annealed mean of classes: 1 is the mean of the distribution, towards 0 its most likely colour."""
 
@@ -61,6 +63,7 @@ def describe_model(config: Config, pictures: Pictures) -> ColorizationConfig:
         **backbone(config, pictures),
         objective=config.objective,
         reduce=config.reduce,
+        rebalance=config.rebalance,
         temperature=config.temperature,
     )
 

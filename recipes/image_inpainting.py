@@ -33,7 +33,7 @@ from mmssl.predictors.inpainting import Inpainting, InpaintingConfig
 from mmssl.training.config import MaskedRunConfig
 from mmssl.training.run import RunFolder, choose_device, parse_flags
 
-LARGEST = 96
+LARGEST = 64
 """Pixels of the crops, unless told otherwise: what two CPU cores can do."""
 
 

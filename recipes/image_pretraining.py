@@ -23,7 +23,7 @@ from mmssl.training.run import RunFolder, say_start
 
 REFERENCE_BATCH = 256
 """Samples of a step that the recipes' learning rates are for."""
-LEARNING_RATE = {192: 2e-3, 384: 1e-3, 768: 6e-4}
+LEARNING_RATE = {96: 5e-3, 192: 2e-3, 384: 1e-3, 768: 6e-4}
 """Peak rate of pixel predictors at 256 samples a step, by width of the trunk: MAE's here, our choice."""
 TIMM_RATE = 1e-3
 """Likewise with a model of timm; our choice."""
@@ -45,7 +45,7 @@ class ImageRunConfig(RunConfig):
     """Flags of every recipe of pictures."""
 
     preset: str = "nano"
-    """Size of the model: nano, tiny, small, base or large."""
+    """Size of the model: pico, nano, tiny, small, base or large."""
     image_size: tuple[int, ...] | None = None
     """Pixels: one number, or height and width. Default: from the data."""
     patch_size: tuple[int, ...] | None = None
@@ -84,7 +84,7 @@ class PixelRunConfig(ImageRunConfig):
     colorization uses --crop-scale."""
     crop_scale: tuple[float, float] | None = None
     """Instead: range of the share of a picture's area that a training crop keeps, as in image_mae.py."""
-    batch_size: int = 32
+    batch_size: int = 16
     """Samples an optimizer step, over all micro-batches."""
     validation_images: int = 256
     """At most this many held-out pictures are used for validation."""
@@ -101,7 +101,7 @@ class PixelRunConfig(ImageRunConfig):
             raise UserError("--zoom and --crop-scale both say how pictures are cropped: give one of them")
         if self.pretrained and (not self.timm_model or self.init):
             raise UserError("--pretrained loads the weights of --timm-model: give that, and no --init")
-        if self.timm_model and self.preset != "nano":
+        if self.timm_model and self.preset not in ("pico", "nano"):
             raise UserError(
                 f"--timm-model {self.timm_model} stands in for --preset {self.preset}: give one of them"
             )

@@ -34,7 +34,7 @@ from mmssl.errors import one_sentence_errors
 from mmssl.predictors.super_resolution import SuperResolution, SuperResolutionConfig
 from mmssl.training.run import RunFolder, choose_device, parse_flags
 
-LARGEST = 128
+LARGEST = 96
 """Pixels of the sharp crops, unless told otherwise: what two CPU cores can do."""
 
 
@@ -42,6 +42,8 @@ LARGEST = 128
 class Config(PixelRunConfig):
     """Learn to enlarge photos."""
 
+    preset: str = "pico"
+    """Size of the trunk: pico, nano, tiny, small, base or large."""
     scale: Literal[2, 4, 8] = 4
     """How many times higher and wider the result is."""
     given: Literal["small", "enlarged"] = "small"
