@@ -41,6 +41,8 @@ LARGEST = 64
 class Config(PixelRunConfig, MaskedRunConfig):
     """Learn to fill holes in photos."""
 
+    preset: str = "pico"
+    """Size of the trunk: pico, nano, tiny, small, base or large."""
     hole: Literal["centre", "blocks", "free_form"] = "free_form"
     """Shape of the hole: one rectangle in the centre, several anywhere, or brush strokes."""
     mask_fraction: float = 0.25
