@@ -66,8 +66,12 @@ class Inpainting(PixelPredictor):
     def view_of(
         self, image: Float[Tensor, "batch channel height width"], hidden: Bool[Tensor, "batch 1 height width"]
     ) -> dict[str, Any]:
-        """The picture with its hole filled smoothly, and beside it, as a channel of its own, where the hole is."""
-        trivial = interpolate_hidden(image, hidden)
+        """The picture with its hole filled smoothly, and a channel of its own that says where the hole is.
+
+        Where nothing at all is visible, the filling is the mean colour of the data.
+        """
+        nothing = hidden.all(3).all(2)[:, :, None, None]
+        trivial = torch.where(nothing, self.pixel_mean, interpolate_hidden(image, hidden))
         given = torch.cat([self.normalise(trivial), hidden.to(trivial.dtype)], 1)
         return {"input": given, "trivial": trivial, "where": hidden}
 
@@ -78,30 +82,16 @@ class Inpainting(PixelPredictor):
         error over the hole. ``psnr`` and ``ssim`` are those of :class:`PixelPredictor`, over the hole.
         """
         sums = super().score(prediction, target, view)
-        sums["loss_pixels"], sums["reference_pixels"] = sums["loss"], sums["reference"]
-        error, trivial_error = prediction - target, view["trivial"] - target
-        weight = self._weights(view["where"], error.dtype)
-        sums["loss"] = self._weighted(error, weight)
-        sums["reference"] = self._weighted(trivial_error, weight)
-        return sums
-
-    def _weights(
-        self, hidden: Bool[Tensor, "batch 1 height width"], kind: torch.dtype
-    ) -> Float[Tensor, "batch 1 height width"]:
-        weight = hidden.to(kind)
-        reach = self.config.overlap
-        if self.training and reach:
-            around = F.max_pool2d(weight, 2 * reach + 1, stride=1, padding=reach)
-            weight = weight + self.config.overlap_weight * (around - weight)
-        return weight
-
-    def _weighted(self, error: Tensor, weight: Tensor) -> Float[Tensor, ""]:
-        total = (error.abs() * weight).sum()
+        sums["loss_pixels"], sums["reference_pixels"] = sums["loss"].detach(), sums["reference"]
+        hidden, overlap = view["where"], self.config.overlap if self.training else 0
+        if overlap:  # the smooth filling is the picture itself there, so the reference has no error in it
+            near = F.max_pool2d(hidden.to(target.dtype), 2 * overlap + 1, stride=1, padding=overlap).bool() & ~hidden
+            sums["loss"] = sums["loss"] + self.config.overlap_weight * ((prediction - target).abs() * near).sum()
         if self.config.gradient_weight:
-            down = (error[..., 1:, :] - error[..., :-1, :]).abs() * torch.maximum(weight[..., 1:, :], weight[..., :-1, :])
-            across = (error[..., 1:] - error[..., :-1]).abs() * torch.maximum(weight[..., 1:], weight[..., :-1])
-            total = total + self.config.gradient_weight * (down.sum() + across.sum()) / 2
-        return total
+            sums["loss"] = sums["loss"] + self.config.gradient_weight * _gradient_error(prediction - target, hidden)
+            trivial_error = _gradient_error(view["trivial"] - target, hidden)
+            sums["reference"] = sums["reference"] + self.config.gradient_weight * trivial_error
+        return sums
 
     def shown(self, view: View) -> Float[Tensor, "batch channel height width"]:
         """The hole in the mean colour."""
@@ -111,3 +101,14 @@ class Inpainting(PixelPredictor):
     def reveal_note(self) -> str:
         """What is compared."""
         return "Trivial: smooth filling from the edge. PSNR and SSIM over the hole alone."
+
+
+def _gradient_error(
+    error: Float[Tensor, "batch channel height width"], hidden: Bool[Tensor, "batch 1 height width"]
+) -> Float[Tensor, ""]:
+    """Half the sum of absolute differences between neighbours down and across: a pixel has one of each with the next.
+
+    Visible pixels are shown as they are, without an error: so at the edge of the hole this is the height of the seam.
+    """
+    error = error * hidden
+    return ((error[..., 1:, :] - error[..., :-1, :]).abs().sum() + (error[..., 1:] - error[..., :-1]).abs().sum()) / 2
