@@ -14,6 +14,7 @@ from mmssl.errors import INTERRUPTED, UserError
 from mmssl.evaluation.features import to_device
 from mmssl.evaluation.image_runs import split_images
 from mmssl.evaluation.reveal import write_reveal
+from mmssl.interchange import adapt_pixel_config, load_initial_pixel_weights, load_pretrained
 from mmssl.nn.transformer import PRESETS
 from mmssl.predictors.base import Predictor
 from mmssl.predictors.pixels import PixelConfig, PixelPredictor
@@ -102,9 +103,7 @@ class PixelRunConfig(ImageRunConfig):
         if self.pretrained and (not self.timm_model or self.init):
             raise UserError("--pretrained loads the weights of --timm-model: give that, and no --init")
         if self.timm_model and self.preset not in ("pico", "nano"):
-            raise UserError(
-                f"--timm-model {self.timm_model} stands in for --preset {self.preset}: give one of them"
-            )
+            raise UserError(f"--timm-model {self.timm_model} stands in for --preset {self.preset}: give one of them")
 
 
 @dataclass(frozen=True)
@@ -247,8 +246,6 @@ def backbone(config: PixelRunConfig, pictures: Pictures, *, shrunk: int = 1, mas
 def starting_model(config: PixelRunConfig, run: RunFolder, model: M) -> M:
     """The model of the flags, fitted to the weights of --init; when a run goes on, its own."""
     if config.init and not config.resume:
-        from mmssl.interchange import adapt_pixel_config
-
         return adapt_pixel_config(model, config.init, keep_patch_size=config.patch_size is not None)
     if config.init and run.config_file.is_file():  # the folder of --init may be gone by now
         return run.saved_predictor(type(model))
@@ -262,11 +259,7 @@ def train_pixels(config: PixelRunConfig, run: RunFolder, predictor: PixelPredict
     config = with_rate(config, rates, width)
     checkpoint = start(config, run, predictor, pictures)
     if config.init and checkpoint is None:
-        from mmssl.interchange import load_initial_pixel_weights
-
         print(f"init       {load_initial_pixel_weights(predictor, config.init)}")
     if config.pretrained and checkpoint is None:
-        from mmssl.interchange import load_pretrained
-
         print(f"init       {load_pretrained(predictor)}")
     return train(config, run, predictor, pictures, checkpoint)
