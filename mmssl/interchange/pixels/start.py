@@ -1,4 +1,4 @@
-"""Starting a task on pixels from trained weights: a trunk from any encoder of pictures, a model of timm from its own."""
+"""Starting a task on pixels from trained weights: a trunk from any of pictures, a model of timm from its own."""
 
 from collections.abc import Sequence
 from dataclasses import replace

@@ -42,8 +42,8 @@ def write_pixels(
     assert isinstance(backbone, TimmBackbone)
     if to == "transformers":
         raise UserError(
-            f"the backbone of {run} is timm's {plain_name(config.timm_model)}, for which transformers has no class of its "
-            "own: use --to timm"
+            f"the backbone of {run} is timm's {plain_name(config.timm_model)}, for which transformers has no class "
+            "of its own: use --to timm"
         )
     return lambda folder, out: _timm(predictor, backbone, folder, out)
 

@@ -139,8 +139,8 @@ def our_checkpoint(path: Path, name: str, config: Any, weights: Weights) -> Chec
 def _pixel_checkpoint(path: Path, name: str, config: PixelConfig, weights: Weights) -> Checkpoint:
     if config.encoder is None:
         raise UserError(
-            f"{path} has timm's {config.timm_model} for its backbone, not our trunk: it starts tasks on pixels that have "
-            f"timm_model '{config.timm_model}'"
+            f"{path} has timm's {config.timm_model} for its backbone, not our trunk: it starts tasks on pixels "
+            f"of timm_model '{config.timm_model}'"
         )
     encoder = {key.removeprefix(BACKBONE): tensor for key, tensor in weights.items() if key.startswith(BACKBONE)}
     position = encoder.pop("position", None)
