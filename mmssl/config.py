@@ -19,7 +19,7 @@ def to_dict(config: Any) -> dict[str, Any]:
     return dataclasses.asdict(config)
 
 
-def _nearest(word: Any, known: Iterable[Any]) -> str:
+def nearest(word: Any, known: Iterable[Any]) -> str:
     """The end of a sentence about an unknown word."""
     names = [str(name) for name in known]
     near = difflib.get_close_matches(str(word), names, n=1)
@@ -35,7 +35,7 @@ def _build(kind: Any, value: Any, where: str) -> Any:
         return _build_union(members, value, where)
     if origin is typing.Literal:
         if value not in members:
-            raise UserError(f"{where}: '{value}' is not a choice; {_nearest(value, members)}")
+            raise UserError(f"{where}: '{value}' is not a choice; {nearest(value, members)}")
         return value
     if origin is tuple:
         entries = value if isinstance(value, (list, tuple)) else ()
@@ -78,7 +78,7 @@ def from_dict(cls: type[T], data: Mapping[str, Any], where: str = "config") -> T
     fields = {field.name: field for field in dataclasses.fields(cls)}  # type: ignore[arg-type]
     for key in data:
         if key not in fields:
-            raise UserError(f"{where}: unknown key '{key}'; {_nearest(key, fields)}")
+            raise UserError(f"{where}: unknown key '{key}'; {nearest(key, fields)}")
     for name, field in fields.items():
         required = field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
         if required and name not in data:

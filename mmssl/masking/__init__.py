@@ -14,6 +14,7 @@ size, the order, the amount of padding, the device or the process.
 """
 
 from mmssl.masking.blocks import block_mask, inverse_block_mask
+from mmssl.masking.holes import HOLES, block_holes, centre_hole, free_form_holes
 from mmssl.masking.negatives import draw_negatives
 from mmssl.masking.noise import NoiseKey
 from mmssl.masking.plan import MaskPlan
@@ -22,12 +23,16 @@ from mmssl.masking.spans import span_mask, span_units
 from mmssl.masking.theory import hidden_count
 
 __all__ = [
+    "HOLES",
     "SAMPLERS",
     "MaskPlan",
     "NoiseKey",
+    "block_holes",
     "block_mask",
+    "centre_hole",
     "draw_negatives",
     "fixed_hidden_count",
+    "free_form_holes",
     "hidden_count",
     "inverse_block_mask",
     "random_mask",

@@ -1,8 +1,9 @@
 """Images of a small set decoded once and kept as uint8 in one flat buffer; crops are cut from it batch by batch.
 
-Images keep their aspect ratio and are shrunk (antialiased) to what the target size needs, so they are ragged: image i
-is ``heights[i]`` rows of ``widths[i]`` pixels from ``offsets[i]`` on. Crops are resized with the same antialiased
-bilinear filter (a triangle as wide as the reduction) in two ways that agree to one grey level:
+Images keep their aspect ratio and are shrunk (antialiased) to what the target size needs (not at all for native
+crops), so they are ragged: image i is ``heights[i]`` rows of ``widths[i]`` pixels from ``offsets[i]`` on. Crops are
+resized with the same antialiased bilinear filter (a triangle as wide as the reduction) in two ways that agree to one
+grey level:
 
 - on the CPU by torch's own uint8 kernel, image by image: 64 crops of 160 px take 7 ms on one core, ten times less than
   bilinear gathers vectorised over the batch;
@@ -120,14 +121,27 @@ def resize_weights(extent: Int64[Tensor, "batch 1"], room: int, size: int) -> Fl
     return weights / weights.sum(2, keepdim=True)
 
 
-def kept_size(height: int, width: int, size: tuple[int, int]) -> tuple[int, int]:
-    """The size at which an image is kept: not larger than it is, and CACHE_MARGIN times what ``size`` needs."""
-    factor = min(1.0, CACHE_MARGIN * max(size[0] / height, size[1] / width))
+def kept_size(
+    height: int, width: int, size: tuple[int, int], zoom: tuple[float, float] | None = None
+) -> tuple[int, int]:
+    """The size at which an image is kept: not larger than it is, and CACHE_MARGIN times what its crops need.
+
+    They need ``size`` for the whole image or, with ``zoom``, for the smallest box that is drawn: where zoom starts at
+    1 images keep their full size.
+    """
+    needed = max(size[0] / height, size[1] / width)
+    if zoom is not None:
+        needed = max(needed, 1 / zoom[0])
+    factor = min(1.0, CACHE_MARGIN * needed)
     return max(1, round(height * factor)), max(1, round(width * factor))
 
 
 def decode_for_cache(
-    source: ImageSource, size: tuple[int, int], min_size: tuple[int, int], index: int
+    source: ImageSource,
+    size: tuple[int, int],
+    zoom: tuple[float, float] | None,
+    min_size: tuple[int, int],
+    index: int,
 ) -> tuple[int, int, UInt8[np.ndarray, "height width channel"]]:
     """Full height and width, and the image shrunk to what is kept. Raises MediaError."""
     raw = source.read(index)
@@ -135,13 +149,13 @@ def decode_for_cache(
     if len(raw) >= _REDUCIBLE and read_jpeg_header(raw) is not None:
         header = read_header(raw, source.limits)
         full = (header.height, header.width)
-        kept = kept_size(*full, size)
+        kept = kept_size(*full, size, zoom)
         reduce = max(factor for factor in (1, 2, 4, 8) if factor == 1 or factor * max(kept) <= max(full))
     image = decode_image(raw, source.channels, reduce=reduce, limits=source.limits)
     full = full or (image.shape[1], image.shape[2])
     if full[0] < min_size[0] or full[1] < min_size[1]:
         raise MediaError("small", f"{full[1]}x{full[0]} pixels are fewer than the least of {min_size[1]}x{min_size[0]}")
-    kept = kept_size(*full, size)
+    kept = kept_size(*full, size, zoom)
     if image.shape[1:] != kept:
         image = torch.nn.functional.interpolate(image[None], kept, mode="bilinear", antialias=True)[0]
     return *full, image.permute(1, 2, 0).contiguous().numpy()
@@ -151,6 +165,7 @@ def build_cache(
     source: ImageSource,
     size: tuple[int, int],
     *,
+    zoom: tuple[float, float] | None = None,
     min_size: tuple[int, int] = (1, 1),
     workers: int = 0,
     memory_limit: int,
@@ -166,7 +181,7 @@ def build_cache(
     sizes = np.zeros((4, count), np.int64)
     failures: dict[int, MediaError] = {}
     used = 0
-    decode = partial(decode_for_cache, source, size, min_size)
+    decode = partial(decode_for_cache, source, size, zoom, min_size)
     results = map_files(decode, range(count), workers=workers, seconds=source.limits.seconds)
     for done, (index, result) in enumerate(results, 1):
         if isinstance(result, MediaError):

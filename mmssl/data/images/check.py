@@ -61,14 +61,14 @@ def too_small(height: int, width: int, least: tuple[int, int]) -> MediaError:
     return MediaError("small", f"{width}x{height} pixels are fewer than the least of {least[1]}x{least[0]}")
 
 
-def predicted_cache_bytes(source: ImageSource, size: tuple[int, int]) -> int:
+def predicted_cache_bytes(source: ImageSource, size: tuple[int, int], zoom: tuple[float, float] | None = None) -> int:
     """What a pixel cache would take, from the headers of 64 images evenly spaced."""
     count = min(_PREDICTION_IMAGES, len(source))
     kept = []
     for place in range(count):
         with contextlib.suppress(MediaError):
             header = read_header(source.read(place * len(source) // count), source.limits)
-            kept.append(np.prod(kept_size(header.height, header.width, size)))
+            kept.append(np.prod(kept_size(header.height, header.width, size, zoom)))
     return int(np.mean(kept) * len(source) * source.channels) if kept else 0
 
 

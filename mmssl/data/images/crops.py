@@ -7,6 +7,10 @@ range in which a box of the drawn area fits the image. When none fits, the box t
 as much of the image as it can. Area shares therefore stay uniform whenever they can, whereas rejection prefers small
 boxes. Aspect ratios are relative to the target's own, so that a wide target is not fed squeezed squares.
 
+Tasks in which the pixels themselves are the answer want pictures as they were taken: shrinking hides their noise and
+coding blocks, and an enlarged one has nothing fine to restore. With ``zoom`` the box is therefore measured in the
+target's pixels: (1, 1) cuts and never resamples, (1, 2) shrinks up to twice.
+
 Draws come from :class:`mmssl.masking.NoiseKey`: a crop is a function of (seed, epoch, sample id) alone.
 """
 
@@ -55,6 +59,9 @@ class CropLaw:
     """Range of the box's width/height, relative to that of ``size``."""
     flip: bool = True
     """Mirror every second crop."""
+    zoom: tuple[float, float] | None = None
+    """Range of the box's sides relative to ``size``, log-uniform, in place of ``scale`` and ``ratio``: at 1 pixels come
+    as they are. A picture too small for the drawn box shows its largest box of the target's aspect."""
 
     def __post_init__(self) -> None:
         if min(self.size) < 1:
@@ -63,10 +70,30 @@ class CropLaw:
             raise UserError(f"crop scale {self.scale} is impossible: give two increasing shares between 0 and 1")
         if not 0 < self.ratio[0] <= self.ratio[1]:
             raise UserError(f"crop ratio {self.ratio} is impossible: give two increasing positive ratios")
+        if self.zoom is not None and not 0 < self.zoom[0] <= self.zoom[1] < math.inf:
+            raise UserError(f"crop zoom {self.zoom} is impossible: give two increasing positive factors, 1 is native")
 
     def draw(self, key: NoiseKey, heights: Int64[np.ndarray, " batch"], widths: Int64[np.ndarray, " batch"]) -> Boxes:
         """A random box in each image; ``key`` on the CPU."""
         share, aspect, across, down = key.uniform(4, CROP_STREAM).double().numpy().T
+        if self.zoom is None:
+            height, width = self._share_of_area(share, aspect, heights, widths)
+        else:
+            height, width = self._zoomed(self.zoom[0] * (self.zoom[1] / self.zoom[0]) ** share, heights, widths)
+        flip = (key.uniform(1, FLIP_STREAM)[:, 0] < 0.5).numpy() & self.flip
+        top, left = down * (heights - height + 1), across * (widths - width + 1)
+        return Boxes(top.astype(np.int64), left.astype(np.int64), height, width, flip)
+
+    def centre(self, heights: Int64[np.ndarray, " batch"], widths: Int64[np.ndarray, " batch"]) -> Boxes:
+        """The frozen view for validation and probes: the largest centred box of the target's aspect ratio, or with
+        ``zoom`` the one of its smallest factor."""
+        height, width = self._zoomed(math.inf if self.zoom is None else self.zoom[0], heights, widths)
+        return Boxes((heights - height) // 2, (widths - width) // 2, height, width, np.zeros(len(height), np.bool_))
+
+    def _share_of_area(
+        self, share: np.ndarray, aspect: np.ndarray, heights: np.ndarray, widths: np.ndarray
+    ) -> tuple[Int64[np.ndarray, " batch"], Int64[np.ndarray, " batch"]]:
+        """Height and width of a box of a share of the area, as told on top."""
         area = (self.scale[0] + share * (self.scale[1] - self.scale[0])) * heights * widths
         target = self.size[1] / self.size[0]
         lowest, highest = math.log(self.ratio[0] * target), math.log(self.ratio[1] * target)
@@ -78,16 +105,19 @@ class CropLaw:
         shrink = np.minimum(1.0, np.minimum(heights / height, widths / width))
         height = np.clip(np.rint(height * shrink), 1, heights).astype(np.int64)
         width = np.clip(np.rint(width * shrink), 1, widths).astype(np.int64)
-        flip = (key.uniform(1, FLIP_STREAM)[:, 0] < 0.5).numpy() & self.flip
-        top, left = down * (heights - height + 1), across * (widths - width + 1)
-        return Boxes(top.astype(np.int64), left.astype(np.int64), height, width, flip)
+        return height, width
 
-    def centre(self, heights: Int64[np.ndarray, " batch"], widths: Int64[np.ndarray, " batch"]) -> Boxes:
-        """The largest centred box of the target's aspect ratio: the frozen view for validation and probes."""
+    def _zoomed(
+        self, factor: float | np.ndarray, heights: np.ndarray, widths: np.ndarray
+    ) -> tuple[Int64[np.ndarray, " batch"], Int64[np.ndarray, " batch"]]:
+        """Height and width of ``size`` times a factor, or of the largest box of its aspect where that does not fit."""
         target = self.size[1] / self.size[0]
-        width = np.clip(np.rint(np.minimum(widths, heights * target)), 1, widths).astype(np.int64)
-        height = np.clip(np.rint(np.minimum(heights, widths / target)), 1, heights).astype(np.int64)
-        return Boxes((heights - height) // 2, (widths - width) // 2, height, width, np.zeros(len(height), np.bool_))
+        width = np.minimum(factor * self.size[1], np.minimum(widths, heights * target))
+        height = np.minimum(factor * self.size[0], np.minimum(heights, widths / target))
+        return (
+            np.clip(np.rint(height), 1, heights).astype(np.int64),
+            np.clip(np.rint(width), 1, widths).astype(np.int64),
+        )
 
 
 def shrunk_boxes(

@@ -5,7 +5,8 @@
 
 A small set is decoded once into a :class:`~mmssl.data.images.cache.PixelCache`. A larger one is decoded crop by crop
 in the worker processes of a torch DataLoader. Both show the same boxes of the same images at the same step, whatever
-the number of workers; the cached images are shrunk, so their pixels differ a little.
+the number of workers; the cached images are shrunk, so their pixels differ a little. With ``zoom=(1, 1)`` both are the
+pixels of the files, and the cache needs room for all of them.
 
 **Broken files.** Every file is decoded once before training: by filling the cache, or by a check whose result is
 remembered (:mod:`mmssl.data.images.check`). Files that cannot be used get no place in the order; they are listed in
@@ -47,7 +48,7 @@ class ImageLoader:
         device: where batches are wanted.
         cache: "memory" decodes once and keeps everything, "none" decodes every crop, "auto" keeps what is predicted to
             fit into ``memory_limit`` bytes.
-        scale, ratio, flip: the law of the training crops, see :class:`~mmssl.data.images.crops.CropLaw`.
+        scale, ratio, flip, zoom: the law of the training crops, see :class:`~mmssl.data.images.crops.CropLaw`.
         min_size: images with fewer pixels high or wide are skipped as too small; give the patch size.
         max_skipped: the share of unusable images past which a UserError is raised.
         rank, world_size: see :class:`~mmssl.data.order.Order`.
@@ -70,6 +71,7 @@ class ImageLoader:
         scale: tuple[float, float] = (0.2, 1.0),
         ratio: tuple[float, float] = (3 / 4, 4 / 3),
         flip: bool = True,
+        zoom: tuple[float, float] | None = None,
         memory_limit: int | None = None,
         min_size: tuple[int, int] = (1, 1),
         max_skipped: float = MAX_SKIPPED_SHARE,
@@ -82,7 +84,7 @@ class ImageLoader:
         if workers < 0:
             raise UserError(f"workers {workers} is impossible: give 0 or more processes")
         self.source, self.workers, self.device = source, workers, torch.device(device)
-        self.law = CropLaw(size, scale, ratio, flip)
+        self.law = CropLaw(size, scale, ratio, flip, zoom)
         self.seed = seed
         limit = default_memory_limit() if memory_limit is None else memory_limit
         self.pixels: PixelCache | None = None
@@ -95,10 +97,16 @@ class ImageLoader:
         self, cache: str, limit: int, min_size: tuple[int, int], progress: Callable[[int, int], None] | None
     ) -> dict[int, MediaError]:
         """Fill the cache or check every file; either way the sizes of all images are known afterwards."""
-        size, source = self.law.size, self.source
-        if cache == "memory" or (cache == "auto" and predicted_cache_bytes(source, size) <= limit):
+        size, zoom, source = self.law.size, self.law.zoom, self.source
+        if cache == "memory" or (cache == "auto" and predicted_cache_bytes(source, size, zoom) <= limit):
             pixels, failures = build_cache(
-                source, size, min_size=min_size, workers=self.workers, memory_limit=limit, progress=progress
+                source,
+                size,
+                zoom=zoom,
+                min_size=min_size,
+                workers=self.workers,
+                memory_limit=limit,
+                progress=progress,
             )
             if pixels is not None:
                 self.pixels = self._place(pixels)

@@ -33,12 +33,15 @@ def suggest_size(source: ImageSource) -> tuple[int, int]:
     return edge, edge
 
 
-def centre_crops(source: ImageSource, indices: Sequence[int], size: tuple[int, int]) -> Batch:
-    """The frozen validation crops of some pictures; those that cannot be read are left out.
+def centre_crops(
+    source: ImageSource, indices: Sequence[int], size: tuple[int, int], zoom: tuple[float, float] | None = None
+) -> Batch:
+    """The frozen validation crops of some pictures, as a loader with this ``zoom`` has them; those that cannot be read
+    are left out.
 
     Raises UserError where none can.
     """
-    law, ids, images = CropLaw(size), [], []
+    law, ids, images = CropLaw(size, zoom=zoom), [], []
     failure = UserError(f"no picture of {source.name} was asked for")
     for index in indices:
         try:

@@ -64,7 +64,8 @@ class CropReader(Dataset["Batch | Failure"]):
     def _crop(self, index: int, box: Boxes) -> UInt8[Tensor, "channel height width"]:
         raw = self.source.read(index)
         window = [int(side[0]) for side in (box.top, box.left, box.height, box.width)]
-        shrinks = len(raw) >= _REDUCIBLE and raw[:2] == b"\xff\xd8"
+        # a zoomed crop is made of the file's own pixels, by one filter whatever its factor
+        shrinks = self.law.zoom is None and len(raw) >= _REDUCIBLE and raw[:2] == b"\xff\xd8"
         reduce = box_reduction(window[2], window[3], self.law.size) if shrinks else 1
         image = decode_image(
             raw, self.source.channels, reduce=reduce, limits=self.source.limits, use_torchvision=len(raw) >= _REDUCIBLE
