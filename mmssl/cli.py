@@ -138,7 +138,7 @@ def restore(
         scale: Refuse where the run enlarges by another factor.
         tile: Side of the square that the network sees at once, in pixels; by default as it was trained. For
             colorization what the shorter side is shrunk to.
-        overlap: Of neighbouring tiles in pixels; by default a quarter of a tile.
+        overlap: Of neighbouring tiles in pixels; by default a quarter of a tile, of small ones half.
         format: Of the results. JPEG changes every pixel a little and has no transparency.
         quality: Of JPEG, 1 to 100.
         overwrite: Replace what is there under the names of the results. The photos themselves never are.

@@ -17,7 +17,7 @@ SIDE = (WIDEST - 3 * MARGIN) // 2
 Window = tuple[slice, slice]
 
 
-def before_after(panels: Panels) -> UInt8[Tensor, "3 height width"]:
+def before_after(panels: Panels) -> UInt8[Tensor, "3 sheet_height sheet_width"]:
     """A sheet with the panels beside each other under their titles.
 
     Panels that are too large are shrunk together, small ones enlarged by a whole factor.

@@ -27,6 +27,9 @@ LONGEST = 8
 """A panorama is shrunk until its longer side is at most so many times the trained size when its colours are guessed."""
 UNDONE = frozenset({"blur", "noise", "downsample"})
 """Perturbations that photos suffer in real life, and that look the same in every tile."""
+OVERLAP = 16
+"""Pixels of tiles that are shared at least, where these are large enough: a quarter of them (see tiles.py) is as far as
+edge effects of a few convolutions reach."""
 _ROWS = 256
 
 
@@ -53,11 +56,15 @@ class Restorer:
 
     @classmethod
     def of(cls, predictor: Any, tile: int | None = None, overlap: int | None = None) -> "Restorer":
-        """With tiles of the trained size that overlap by a quarter, unless told otherwise. Raises UserError."""
+        """With tiles of the trained size that overlap by a quarter and at least OVERLAP, if told nothing else.
+
+        Raises UserError where they cannot.
+        """
         size = (tile, tile) if tile is not None else tuple(predictor.tile)
-        least = overlap if overlap is not None else min(size) // 4
-        check_tiling(size, least)
-        return cls(predictor, size, least)
+        if overlap is None:
+            overlap = max(min(size) // 4, min(OVERLAP, min(size) // 2))
+        check_tiling(size, overlap)
+        return cls(predictor, size, overlap)
 
     def restore(self, photo: Photo, hidden: Bool[Tensor, "height width"] | None = None) -> Restored:
         """The photo without what is wrong with it; ``hidden``: the hole of inpainting. Raises UserError."""

@@ -5,6 +5,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from jaxtyping import Bool
@@ -46,7 +47,7 @@ def open_restorer(
     run: Path, *, scale: int | None = None, tile: int | None = None, overlap: int | None = None, masked: bool = False
 ) -> Restorer:
     """The predictor of a run, on the GPU where there is one. Raises UserError where what is asked does not fit it."""
-    predictor = load_predictor(run)
+    predictor: Any = load_predictor(run)
     name = predictor.name
     if name not in TASKS:
         raise UserError(

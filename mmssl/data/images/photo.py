@@ -163,7 +163,7 @@ def srgb_profile() -> bytes:
 def _notes(picture: "PillowImage") -> tuple[str, ...]:
     """What the rules of reading will change, from an opened picture; how its decoder is called tells its bits."""
     notes = []
-    if ";16" in str(picture.tile) or picture.mode.startswith("I;16"):
+    if ";16" in str(getattr(picture, "tile", "")) or picture.mode.startswith("I;16"):
         notes.append("16-bit: works on the upper 8 bits")
     if picture.mode == "CMYK":
         notes.append("CMYK: turned into RGB")

@@ -5,8 +5,8 @@ import io
 import numpy as np
 import pytest
 import torch
-from PIL import Image, ImageCms
 from picture_files import encode, smooth
+from PIL import Image, ImageCms
 
 from mmssl.data.images.photo import Photo, from_pillow, read_photo, srgb_profile, to_pillow, to_srgb, write_photo
 from mmssl.data.limits import MediaError
