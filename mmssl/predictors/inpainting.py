@@ -1,7 +1,8 @@
 """Inpainting: predict a hole in a picture from what is around it.
 
-Pathak et al. 2016, "Context Encoders: Feature Learning by Inpainting". The network is told where the hole is, and
-predicts the difference to a smooth filling from the hole's edge.
+Pathak et al. 2016, "Context Encoders: Feature Learning by Inpainting". The network is told where the hole is, sees it
+filled smoothly from its edge, and predicts the difference to that filling. (With the mean colour in the hole instead, it
+had learned nothing on photos in the two minutes in which it passed the filling otherwise.)
 """
 
 from dataclasses import dataclass
@@ -65,10 +66,10 @@ class Inpainting(PixelPredictor):
     def view_of(
         self, image: Float[Tensor, "batch channel height width"], hidden: Bool[Tensor, "batch 1 height width"]
     ) -> dict[str, Any]:
-        """The picture with the mean colour in its hole, and beside it, as a channel of its own, where the hole is."""
-        given = self.normalise(image).masked_fill(hidden, 0)
+        """The picture with its hole filled smoothly, and beside it, as a channel of its own, where the hole is."""
         trivial = interpolate_hidden(image, hidden)
-        return {"input": torch.cat([given, hidden.to(given.dtype)], 1), "trivial": trivial, "where": hidden}
+        given = torch.cat([self.normalise(trivial), hidden.to(trivial.dtype)], 1)
+        return {"input": given, "trivial": trivial, "where": hidden}
 
     def score(self, prediction: Tensor, target: Tensor, view: View) -> dict[str, Tensor]:
         """Absolute error over the hole, with that of gradients; in training also over a small overlap around it.
@@ -104,7 +105,7 @@ class Inpainting(PixelPredictor):
 
     def shown(self, view: View) -> Float[Tensor, "batch channel height width"]:
         """The hole in the mean colour."""
-        return view["input"][:, :-1] * self.pixel_std + self.pixel_mean
+        return torch.where(view["where"], self.pixel_mean, view["trivial"])
 
     @property
     def reveal_note(self) -> str:
