@@ -95,7 +95,8 @@ def print_comparison(rows: Rows, title: str, notes: Sequence[str], console: "Con
 
 
 def _columns(rows: Rows) -> tuple[list[str], list[str]]:
-    return list(joined([row.accuracies for row in rows.values()])), list(joined([row.training for row in rows.values()]))
+    accuracies, training = zip(*((row.accuracies, row.training) for row in rows.values()), strict=True)
+    return list(joined(accuracies)), list(joined(training))
 
 
 def _cell(values: Sequence[float]) -> str:

@@ -39,8 +39,8 @@ from mmssl.predictors.super_resolution import SuperResolution
 from mmssl.training.optimizer import learning_rate_at, make_optimizer
 
 sys.path.append(str(Path(__file__).resolve().parents[2] / "recipes"))
-from image_pretraining import LEARNING_RATE, Pictures, with_crops, with_rate  # noqa: E402 - found by the line above
-from image_super_resolution import LARGEST, Config, describe_model  # noqa: E402
+from image_pretraining import LEARNING_RATE, Pictures, with_crops, with_rate
+from image_super_resolution import LARGEST, Config, describe_model
 
 CPU = torch.device("cpu")
 WIDTHS = (4, 4, 8, 8, 16, 16, 32, 32, 32, 32, 32, 3)
