@@ -78,10 +78,19 @@ def probe_labelled(
     **settings: Any,
 ) -> ProbeReport:
     """Probe an encoder of pictures beside an untrained one and raw pixels; ``settings`` are those of ``probe``."""
+    return probe(predictor, *labelled_images(predictor, data, label), label=label, **settings)
+
+
+def labelled_images(predictor: Predictor, data: str, label: str | None) -> tuple[LabelledSet, LabelledSet]:
+    """Labelled pictures to learn from and to test on, at the size that the predictor was trained on.
+
+    Raises UserError where there is only one class.
+    """
     parts = []
     for source in split_images(data, predictor.config.channels, held_out=("test", "val")):
         loader = frozen_loader(source, predictor, WORKERS)
         parts.append(LabelledSet(lambda loader=loader: loader.frozen(256), *source.labels(label)))
         if len(parts[-1].names) < 2:
             raise UserError(f"{data} has a single class: a probe needs pictures of at least two")
-    return probe(predictor, *parts, label=label, **settings)
+    train, test = parts
+    return train, test
