@@ -155,7 +155,7 @@ class Colorization(PixelPredictor):
         else:
             sums = {**self._cross_entropies(prediction, target, view["trivial"].flatten()), "count": count}
         if not self.training:
-            guess = self.colours(prediction)
+            guess = self.colours(prediction.detach())
             sums["loss_ab"], sums["reference_ab"] = (guess - target).norm(dim=1).sum(), target.norm(dim=1).sum()
             sums["chroma"], sums["chroma_true"] = guess.norm(dim=1).sum(), sums["reference_ab"]
         return sums
