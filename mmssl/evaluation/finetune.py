@@ -12,7 +12,7 @@ from torch.nn import functional as F  # noqa: N812 - the field's name for it
 from mmssl.errors import UserError
 from mmssl.evaluation.features import LabelledSet, longest_first, seeded, take, to_device
 from mmssl.predictors.base import Batch, Predictor
-from mmssl.training.optimizer import NO_DECAY, learning_rate_at
+from mmssl.training.optimizer import is_decayed, learning_rate_at
 
 
 @dataclass(frozen=True)
@@ -124,7 +124,7 @@ def layer_groups(model: Classifier, config: FinetuneConfig) -> list[dict]:
             scale = config.layer_decay ** (max(depths.values()) - depth)
         if not parameter.requires_grad:
             continue
-        decayed = not any(part in name.lower() for part in NO_DECAY)
+        decayed = is_decayed(name, parameter)
         group = groups.setdefault(
             (scale, decayed),
             {"params": [], "names": [], "scale": scale, "weight_decay": config.weight_decay if decayed else 0.0},

@@ -2,6 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any, Literal
 
 import torch
@@ -121,8 +122,8 @@ class TimmBackbone(Backbone):
         self.levels = [(info[number][0], (info[number][1],) * 2) for number in self.chosen]
 
     def forward(self, pixels: Float[Tensor, "batch channel height width"]) -> list[Tensor]:
-        """The deepest map of each stride."""
-        return self.model.forward_intermediates(pixels, indices=self.chosen, intermediates_only=True)
+        """The deepest map of each stride, behind the model's last norm where it has one."""
+        return self.model.forward_intermediates(pixels, indices=self.chosen, norm=True, intermediates_only=True)
 
     def pooled(self, pixels: Float[Tensor, "batch channel height width"]) -> dict[str, Float[Tensor, "batch dim"]]:
         """Means over the pixels of each map; ``mean`` is that of the deepest."""
@@ -158,9 +159,13 @@ def _build_timm(name: str, size: tuple[int, int], channels: int, **weights: Any)
     if "." in name and name not in (tagged := timm.list_models(f"{name.split('.')[0]}.*", pretrained=True)):
         raise UserError(f"timm has no weights '{name}'" + (f": it has {', '.join(tagged)}" if tagged else ""))
     settings = {"num_classes": 0, "in_chans": channels, **weights}
-    try:
-        model, sized = timm.create_model(name, img_size=size, **settings), True
-    except TypeError:  # convolutional models take pictures of any size, and no such argument
+    model, sized = None, True
+    # Vision Transformers can take other sizes besides; convolutional models take any, and no such argument
+    for sizes in ({"img_size": size, "dynamic_img_size": True}, {"img_size": size}):
+        with suppress(TypeError):
+            model = timm.create_model(name, **sizes, **settings)
+            break
+    if model is None:
         model, sized = timm.create_model(name, **settings), False
     if not hasattr(model, "forward_intermediates") or not getattr(model, "feature_info", None):
         raise UserError(f"timm's {name} gives no feature maps: choose another, such as resnet18 or convnext_atto")

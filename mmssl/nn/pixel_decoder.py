@@ -55,7 +55,7 @@ class PixelDecoder(nn.Module):
         self.detail = nn.Sequential(*(ResidualBlock(dim) for _ in range(detail)))
         if detail:
             self.stem = nn.Conv2d(channels * reduce**2, dim, 3, padding=1)
-        self.upscale = nn.Sequential(*(SubPixel(dim, (2, 2), 3) for _ in range(enlarge.bit_length() - 1)))
+        self.larger = nn.Sequential(*(SubPixel(dim, (2, 2), 3) for _ in range(enlarge.bit_length() - 1)))
         self.head = nn.Conv2d(dim, outputs, 3 if detail else 1, padding=1 if detail else 0)
         nn.init.zeros_(self.head.weight)
         nn.init.zeros_(self.head.bias)
@@ -73,7 +73,7 @@ class PixelDecoder(nn.Module):
         if len(self.detail):
             stem = self.stem(nn.functional.pixel_unshuffle(pixels, self.reduce))
             joined = stem + self.detail(stem + joined)
-        return self.head(self.upscale(joined))
+        return self.head(self.larger(joined))
 
 
 class SubPixel(nn.Module):

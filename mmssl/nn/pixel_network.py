@@ -78,7 +78,7 @@ class PixelNetwork(nn.Module):
         if size[0] % self.multiple[0] or size[1] % self.multiple[1]:
             raise UserError(
                 f"this backbone takes pictures whose sides are multiples of {self.multiple[0]} and {self.multiple[1]}, "
-                f"got {size[0]}x{size[1]}: choose another --image-size"
+                f"and would be given {size[0]}x{size[1]}: choose another --image-size"
             )
 
     def encode(self, pixels: Float[Tensor, "batch channel height width"]) -> list[Tensor]:

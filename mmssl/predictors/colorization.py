@@ -24,6 +24,9 @@ from mmssl.predictors.pixels import PixelConfig, PixelPredictor
 AB_SCALE = 100.0
 """Colours are predicted in units of this, so that they are about 1; a and b of sRGB lie between -110 and 110."""
 
+UNSEEN = 1e-3
+"""Share of the guess without learning that all colours have alike, observed or not."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class ColorizationConfig(PixelConfig):
@@ -52,7 +55,9 @@ class Colorization(PixelPredictor):
 
     name = "colorization"
     config: ColorizationConfig
+    accepted = (1, 3)
     prior: Tensor
+    marginal: Tensor
 
     def __init__(self, config: ColorizationConfig) -> None:
         classes = config.objective == "classes"
@@ -61,23 +66,37 @@ class Colorization(PixelPredictor):
         network = PixelNetwork(config, config.image_size, config.channels, outputs, reduce=config.reduce)
         super().__init__(config, network)
         self.quantizer = quantizer
-        # how often each colour class occurs in the data; uniform until observed
-        self.register_buffer("prior", torch.full((len(quantizer.bins),), 1 / len(quantizer.bins)))
+        # how often each colour class occurs in the data, smoothed; and what of it the loss sees, where rare ones weigh
+        # more: the best answer of a predictor that sees nothing. Uniform until observed
+        uniform = torch.full((len(quantizer.bins),), 1 / len(quantizer.bins))
+        self.register_buffer("prior", uniform)
+        self.register_buffer("marginal", uniform.clone())
 
     @torch.no_grad()
     def observe(self, batches: Iterable[Batch]) -> None:
         """Count the colours of the data, before training: rare ones will weigh more, and the common ones are the guess
-        of a predictor that knows nothing. The prior is smoothed (Zhang et al. 2016, §2.2)."""
-        counts = torch.zeros_like(self.prior)
+        of a predictor that knows nothing. The prior is smoothed (Zhang et al. 2016, §2.2), that guess is not, so that
+        to know the data's colours and nothing of a picture is worth nothing; all but a thousandth of it, for colours
+        that were not observed."""
+        bins = len(self.prior)
+        # how much of each class is seen where another is the nearest; float64, because float32 stops counting at 2^24
+        counts = torch.zeros(bins * bins, dtype=torch.float64, device=self.prior.device)
         for batch in batches:
-            ab = self._reduced(srgb_to_lab(self.pictures(batch))[:, 1:])
-            ids, weights = self.quantizer.soft(ab)
-            counts.index_add_(0, ids.flatten(), weights.flatten())
-        self.prior.copy_(smooth_prior(counts))
+            ids, share = self.quantizer.soft(self._reduced(srgb_to_lab(self.pictures(batch))[:, 1:]))
+            counts.index_add_(0, (ids[:, :1] * bins + ids).flatten(), share.flatten().double())
+        counts = counts.view(bins, bins).clamp_min(1e-9)
+        self.prior.copy_(smooth_prior(counts.sum(0).float()))
+        weighed = (self._class_weights().double()[:, None] * counts).sum(0)
+        self.marginal.copy_(torch.lerp(weighed / weighed.sum(), torch.full_like(weighed, 1 / bins), UNSEEN))
 
     def take_observed(self, other: "Colorization") -> None:
-        """The prior."""
+        """What was observed of the colours."""
         self.prior.copy_(other.prior)
+        self.marginal.copy_(other.marginal)
+
+    def clean_input(self, batch: Batch) -> Float[Tensor, "batch channel height width"]:
+        """Whole pictures without their colours: that is all this network ever sees."""
+        return self._given(srgb_to_lab(self.pictures(batch))[:, :1])
 
     def _reduced(self, planes: Float[Tensor, "batch plane height width"]) -> Tensor:
         return F.avg_pool2d(planes, self.config.reduce)
@@ -97,20 +116,17 @@ class Colorization(PixelPredictor):
         return self._view(srgb_to_lab(image.expand(-1, 3, -1, -1))[:, :1])
 
     def _view(self, lightness: Float[Tensor, "batch 1 height width"]) -> dict[str, Any]:
-        """The network is given the lightness as three equal channels: its backbone takes RGB like all others."""
-        given = self.normalise((lightness / 100).expand(-1, self.config.channels, -1, -1))
         classes = self.config.objective == "classes"
-        # the best answer of a predictor that sees nothing: of each class what it weighs in the loss, or grey
-        trivial = self._marginal().log()[:, None, None] if classes else lightness.new_zeros(2, 1, 1)
+        trivial = self.marginal.log()[:, None, None] if classes else lightness.new_zeros(2, 1, 1)
         where = torch.ones_like(lightness, dtype=torch.bool)
-        return {"input": given, "lightness": lightness, "trivial": trivial, "where": where}
+        return {"input": self._given(lightness), "lightness": lightness, "trivial": trivial, "where": where}
+
+    def _given(self, lightness: Float[Tensor, "batch 1 height width"]) -> Float[Tensor, "batch 3 height width"]:
+        """The lightness as three equal channels: the backbone takes RGB like all others."""
+        return self.normalise((lightness / 100).expand(-1, self.config.channels, -1, -1))
 
     def _class_weights(self) -> Float[Tensor, " bin"]:
-        return rebalancing(self.prior, self.config.rebalance)
-
-    def _marginal(self) -> Float[Tensor, " bin"]:
-        weighted = (self.prior * self._class_weights()).clamp_min(1e-8)
-        return weighted / weighted.sum()
+        return rebalancing(self.prior, 1 - self.config.rebalance)
 
     def target(self, batch: Batch, view: View) -> Float[Tensor, "batch 2 height width"]:  # noqa: ARG002
         """The colours, at the resolution at which they are predicted."""
@@ -139,7 +155,7 @@ class Colorization(PixelPredictor):
         else:
             sums = {**self._cross_entropies(prediction, target, view["trivial"].flatten()), "count": count}
         if not self.training:
-            guess = self.colours(prediction)
+            guess = self.colours(prediction.detach())
             sums["loss_ab"], sums["reference_ab"] = (guess - target).norm(dim=1).sum(), target.norm(dim=1).sum()
             sums["chroma"], sums["chroma_true"] = guess.norm(dim=1).sum(), sums["reference_ab"]
         return sums
@@ -148,8 +164,7 @@ class Colorization(PixelPredictor):
         self, logits: Float[Tensor, "batch bin height width"], ab: Float[Tensor, "batch 2 height width"], known: Tensor
     ) -> dict[str, Float[Tensor, ""]]:
         ids, share = self.quantizer.soft(ab)
-        nearest = ids.gather(1, share.argmax(1, keepdim=True))[:, 0]
-        weight = self._class_weights()[nearest]
+        weight = self._class_weights()[ids[:, 0]]  # of the nearest
         told = (logits.gather(1, ids) * share).sum(1) - logits.logsumexp(1)
         constant = (known[ids] * share).sum(1)
         return {"loss": -(weight * told).sum(), "reference": -(weight * constant).sum()}

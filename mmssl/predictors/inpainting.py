@@ -1,7 +1,8 @@
 """Inpainting: predict a hole in a picture from what is around it.
 
-Pathak et al. 2016, "Context Encoders: Feature Learning by Inpainting". The network is told where the hole is, and
-predicts the difference to a smooth filling from the hole's edge.
+Pathak et al. 2016, "Context Encoders: Feature Learning by Inpainting". The network is told where the hole is, sees it
+filled smoothly from its edge, and predicts the difference to that filling. (With the mean colour in the hole instead, it
+had learned nothing on photos in the two minutes in which it passed the filling otherwise.)
 """
 
 from dataclasses import dataclass
@@ -65,10 +66,14 @@ class Inpainting(PixelPredictor):
     def view_of(
         self, image: Float[Tensor, "batch channel height width"], hidden: Bool[Tensor, "batch 1 height width"]
     ) -> dict[str, Any]:
-        """The picture with the mean colour in its hole, and beside it, as a channel of its own, where the hole is."""
-        given = self.normalise(image).masked_fill(hidden, 0)
-        trivial = interpolate_hidden(image, hidden)
-        return {"input": torch.cat([given, hidden.to(given.dtype)], 1), "trivial": trivial, "where": hidden}
+        """The picture with its hole filled smoothly, and a channel of its own that says where the hole is.
+
+        Where nothing at all is visible, the filling is the mean colour of the data.
+        """
+        nothing = hidden.all(3).all(2)[:, :, None, None]
+        trivial = torch.where(nothing, self.pixel_mean, interpolate_hidden(image, hidden))
+        given = torch.cat([self.normalise(trivial), hidden.to(trivial.dtype)], 1)
+        return {"input": given, "trivial": trivial, "where": hidden}
 
     def score(self, prediction: Tensor, target: Tensor, view: View) -> dict[str, Tensor]:
         """Absolute error over the hole, with that of gradients; in training also over a small overlap around it.
@@ -77,36 +82,33 @@ class Inpainting(PixelPredictor):
         error over the hole. ``psnr`` and ``ssim`` are those of :class:`PixelPredictor`, over the hole.
         """
         sums = super().score(prediction, target, view)
-        sums["loss_pixels"], sums["reference_pixels"] = sums["loss"], sums["reference"]
-        error, trivial_error = prediction - target, view["trivial"] - target
-        weight = self._weights(view["where"], error.dtype)
-        sums["loss"] = self._weighted(error, weight)
-        sums["reference"] = self._weighted(trivial_error, weight)
-        return sums
-
-    def _weights(
-        self, hidden: Bool[Tensor, "batch 1 height width"], kind: torch.dtype
-    ) -> Float[Tensor, "batch 1 height width"]:
-        weight = hidden.to(kind)
-        reach = self.config.overlap
-        if self.training and reach:
-            around = F.max_pool2d(weight, 2 * reach + 1, stride=1, padding=reach)
-            weight = weight + self.config.overlap_weight * (around - weight)
-        return weight
-
-    def _weighted(self, error: Tensor, weight: Tensor) -> Float[Tensor, ""]:
-        total = (error.abs() * weight).sum()
+        sums["loss_pixels"], sums["reference_pixels"] = sums["loss"].detach(), sums["reference"]
+        hidden, overlap = view["where"], self.config.overlap if self.training else 0
+        if overlap:  # the smooth filling is the picture itself there, so the reference has no error in it
+            near = F.max_pool2d(hidden.to(target.dtype), 2 * overlap + 1, stride=1, padding=overlap).bool() & ~hidden
+            sums["loss"] = sums["loss"] + self.config.overlap_weight * ((prediction - target).abs() * near).sum()
         if self.config.gradient_weight:
-            down = (error[..., 1:, :] - error[..., :-1, :]).abs() * torch.maximum(weight[..., 1:, :], weight[..., :-1, :])
-            across = (error[..., 1:] - error[..., :-1]).abs() * torch.maximum(weight[..., 1:], weight[..., :-1])
-            total = total + self.config.gradient_weight * (down.sum() + across.sum()) / 2
-        return total
+            sums["loss"] = sums["loss"] + self.config.gradient_weight * _gradient_error(prediction - target, hidden)
+            trivial_error = _gradient_error(view["trivial"] - target, hidden)
+            sums["reference"] = sums["reference"] + self.config.gradient_weight * trivial_error
+        return sums
 
     def shown(self, view: View) -> Float[Tensor, "batch channel height width"]:
         """The hole in the mean colour."""
-        return view["input"][:, :-1] * self.pixel_std + self.pixel_mean
+        return torch.where(view["where"], self.pixel_mean, view["trivial"])
 
     @property
     def reveal_note(self) -> str:
         """What is compared."""
         return "Trivial: smooth filling from the edge. PSNR and SSIM over the hole alone."
+
+
+def _gradient_error(
+    error: Float[Tensor, "batch channel height width"], hidden: Bool[Tensor, "batch 1 height width"]
+) -> Float[Tensor, ""]:
+    """Half the sum of absolute differences between neighbours down and across: a pixel has one of each with the next.
+
+    Visible pixels are shown as they are, without an error: so at the edge of the hole this is the height of the seam.
+    """
+    error = error * hidden
+    return ((error[..., 1:, :] - error[..., :-1, :]).abs().sum() + (error[..., 1:] - error[..., :-1]).abs().sum()) / 2

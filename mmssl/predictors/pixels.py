@@ -65,6 +65,8 @@ class PixelPredictor(Predictor):
     pixel_std: Tensor
     scale: int = 1
     """How many times larger the result is than what is given."""
+    accepted: tuple[int, ...] | None = None
+    """Numbers of channels that :meth:`restore` takes; None: those of the config."""
 
     def __init__(self, config: Any, network: PixelNetwork) -> None:
         super().__init__()
@@ -78,6 +80,11 @@ class PixelPredictor(Predictor):
     def tile(self) -> tuple[int, int]:
         """Height and width, in pixels of what is given, that the network was trained on."""
         return self.network.size
+
+    @property
+    def multiple(self) -> tuple[int, int]:
+        """What height and width of what is given must be multiples of; :meth:`restore` sees to it."""
+        return self.network.multiple
 
     @abstractmethod
     def view_of(
@@ -98,6 +105,12 @@ class PixelPredictor(Predictor):
     def normalise(self, image: Float[Tensor, "batch channel height width"]) -> Tensor:
         """To zero mean and unit variance over the data."""
         return (image - self.pixel_mean) / self.pixel_std
+
+    def with_hole(
+        self, image: Float[Tensor, "batch channel height width"], hidden: Bool[Tensor, "batch 1 height width"]
+    ) -> Float[Tensor, "batch channel+1 height width"]:
+        """Normalised pictures with the mean colour where they are hidden, and that as a channel of its own."""
+        return torch.cat([self.normalise(image).masked_fill(hidden, 0), hidden.to(image.dtype)], 1)
 
     def encode(self, view: View) -> Any:
         """Feature maps of what is left, finest first."""
@@ -127,7 +140,7 @@ class PixelPredictor(Predictor):
         }
         if not self.training:
             share = weight.sum((1, 2, 3)).float()
-            for name, guess in (("", prediction), ("_trivial", trivial)):
+            for name, guess in (("", prediction.detach()), ("_trivial", trivial)):
                 for measure, values in self.quality(guess.clamp(0, 1), target, where).items():
                     sums[measure + name] = (values * share).sum()
         return sums
@@ -139,9 +152,12 @@ class PixelPredictor(Predictor):
         return {"psnr": psnr(prediction, target, where), "ssim": ssim(prediction, target, where)}
 
     def clean_input(self, batch: Batch) -> Float[Tensor, "batch channel height width"]:
-        """What the network is given of whole, unperturbed pictures."""
+        """What the network is given of whole, unperturbed pictures: by default themselves, and that nothing is hidden.
+
+        Without a trivial guess, which nobody reads here and which takes time.
+        """
         image = self.pictures(batch)
-        return self.view_of(image, torch.zeros_like(image[:, :1], dtype=torch.bool))["input"]
+        return self.with_hole(image, torch.zeros_like(image[:, :1], dtype=torch.bool))
 
     def encode_clean(self, batch: Batch) -> dict[str, Float[Tensor, "batch dim"]]:
         """Features of whole pictures: ``mean`` over the last feature map; ``cls`` where the backbone has one."""
@@ -161,16 +177,21 @@ class PixelPredictor(Predictor):
         self,
         image: Float[Tensor, "batch channel height width"],
         hidden: Bool[Tensor, "batch 1 height width"] | None = None,
-    ) -> Float[Tensor, "batch channel taller wider"]:
+    ) -> Float[Tensor, "batch restored taller wider"]:
         """What the network makes of pictures of any size, on the scale 0..1, that are perturbed already.
 
         ``hidden``: pixels that carry no information. Sides are filled up by repeating the edge and cut off again.
-        Give tiles of about :attr:`tile` for what the network is best at.
+        Give tiles of about :attr:`tile` for what the network is best at. Raises UserError for a number of channels that
+        it does not take.
         """
+        accepted = self.accepted or (self.config.channels,)
+        if image.shape[1] not in accepted:
+            known = " or ".join(map(str, accepted))
+            raise UserError(f"a picture of {image.shape[1]} channels given, this model takes {known}: convert it first")
         if hidden is None:
             hidden = torch.zeros_like(image[:, :1], dtype=torch.bool)
         height, width = image.shape[2:]
-        more = [-side % multiple for side, multiple in zip((width, height), self.network.multiple[::-1], strict=True)]
+        more = [-side % multiple for side, multiple in zip((width, height), self.multiple[::-1], strict=True)]
         margin = (0, more[0], 0, more[1])
         image = F.pad(image, margin, mode="replicate")
         hidden = F.pad(hidden.float(), margin, mode="replicate").bool()

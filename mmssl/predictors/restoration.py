@@ -36,9 +36,12 @@ class Restoration(PixelPredictor):
     config: RestorationConfig
 
     def __init__(self, config: RestorationConfig) -> None:
-        self_perturbations = parse_perturbations(config.perturbations, config.patch_size, config.sampler)
+        perturbations = parse_perturbations(config.perturbations, config.patch_size, config.sampler)
         super().__init__(config, PixelNetwork(config, config.image_size, config.channels + 1, config.channels))
-        self.perturbations = self_perturbations
+        self.perturbations = perturbations
+        # says now, not at the first step, which perturbation does not suit pictures of this size
+        key = NoiseKey.of({"id": torch.zeros(1, dtype=torch.int64), "epoch": torch.zeros(1, dtype=torch.int64)}, 0)
+        compose(perturbations, torch.zeros(1, config.channels, *config.image_size), key)
 
     def perturb(self, batch: Batch) -> View:
         """Let the picture go through everything."""
@@ -53,10 +56,9 @@ class Restoration(PixelPredictor):
 
         Where all perturbations are local (masks), only their pixels are predicted, otherwise all.
         """
-        given = self.normalise(image).masked_fill(hidden, 0)
         local = all(perturbation.local for perturbation in self.perturbations)
         return {
-            "input": torch.cat([given, hidden.to(given.dtype)], 1),
+            "input": self.with_hole(image, hidden),
             "perturbed": image,
             "trivial": undo_all(self.perturbations, image, hidden),
             "where": hidden if local else torch.ones_like(hidden),

@@ -5,6 +5,7 @@ the difference to bicubic enlargement (Kim et al. 2016, "Accurate Image Super-Re
 Networks", §3.1). The coarse picture is antialiased: nothing of the fine detail is left in it.
 """
 
+import math
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -33,6 +34,8 @@ class SuperResolutionConfig(PixelConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.channels not in (1, 3):
+            raise UserError(f"super-resolution is for pictures of 1 or 3 channels, got {self.channels}")
         if any(side % self.scale for side in self.image_size):
             raise UserError(f"scale {self.scale} does not divide pictures of {self.image_size}: choose another size")
 
@@ -59,6 +62,13 @@ class SuperResolution(PixelPredictor):
     def tile(self) -> tuple[int, int]:
         """Of the small picture."""
         return self.config.image_size[0] // self.scale, self.config.image_size[1] // self.scale
+
+    @property
+    def multiple(self) -> tuple[int, int]:
+        """Of the small picture; what the network needs, or less where it is given an enlarged one."""
+        times = 1 if self.config.given == "small" else self.scale
+        height, width = self.network.multiple
+        return height // math.gcd(height, times), width // math.gcd(width, times)
 
     def perturb(self, batch: Batch) -> View:
         """Shrink the pictures, antialiased."""
@@ -88,7 +98,10 @@ class SuperResolution(PixelPredictor):
         target: Tensor,
         where: Bool[Tensor, "batch 1 height width"],  # noqa: ARG002 - all of the picture is predicted
     ) -> dict[str, Float[Tensor, " batch"]]:
-        """PSNR and SSIM of the luma, ``scale`` pixels at each edge left out, as the field measures them."""
+        """PSNR and SSIM of the luma, ``scale`` pixels at each edge left out, as the field measures them.
+
+        Nothing is left out of pictures with a side of at most four times that.
+        """
         border = self.scale if min(target.shape[2:]) > 4 * self.scale else 0
         guess, truth = luma(prediction), luma(target)
         return {"psnr": psnr(guess, truth, border=border), "ssim": ssim(guess, truth, border=border)}

@@ -3,10 +3,16 @@
 import math
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-NO_DECAY = ("bias", "norm", "token", "position", "scale")
-"""Parts of parameter names that are never decayed. By name: a rule by dimension would decay 3-D tokens."""
+NO_DECAY = ("bias", "norm", "token", "position", "pos_embed", "scale")
+"""Parts of parameter names that are never decayed: a rule by dimension alone would decay 3-D tokens."""
+
+
+def is_decayed(name: str, parameter: Tensor) -> bool:
+    """Whether weight decay pulls at a parameter: not if its name says no, and not where it has less than 2 dimensions,
+    such as batch norm's ``bn1.weight`` in models of timm."""
+    return parameter.ndim > 1 and not any(part in name.lower() for part in NO_DECAY)
 
 
 def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict]:
@@ -17,7 +23,7 @@ def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict]:
     }
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
-            group = groups[not any(part in name.lower() for part in NO_DECAY)]
+            group = groups[is_decayed(name, parameter)]
             group["params"].append(parameter)
             group["names"].append(name)
     return [group for group in groups.values() if group["params"]]

@@ -221,7 +221,6 @@ def test_rebalancing_favours_the_rare_and_has_mean_1():
         (lambda: rebalancing(torch.ones(2) / 2, 1.5), "mix .* between 0 and 1, got 1.5"),
         (lambda: smooth_prior(torch.ones(313)), "313 counts given for the 261 colour classes of step 10"),
     ],
-    ids=itertools.count(),
 )
 def test_values_out_of_range_are_refused(call, words):
     with pytest.raises(UserError, match=words):
