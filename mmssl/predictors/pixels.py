@@ -166,7 +166,7 @@ class PixelPredictor(Predictor):
         self,
         image: Float[Tensor, "batch channel height width"],
         hidden: Bool[Tensor, "batch 1 height width"] | None = None,
-    ) -> Float[Tensor, "batch channel taller wider"]:
+    ) -> Float[Tensor, "batch output taller wider"]:
         """What the network makes of pictures of any size, on the scale 0..1, that are perturbed already.
 
         ``hidden``: pixels that carry no information. Sides are filled up by repeating the edge and cut off again.
