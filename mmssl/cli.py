@@ -111,6 +111,46 @@ def fill(run: Positional[Path], text: Positional[str]) -> None:
     print_guesses(text, fill_text(predictor, TextTokenizer.load(run / "model"), text))
 
 
+def restore(
+    run: Positional[Path],
+    photos: Positional[tuple[Path, ...]] = (),
+    *,
+    out: Path,
+    mask: Path | None = None,
+    scale: int | None = None,
+    tile: int | None = None,
+    overlap: int | None = None,
+    format: Literal["png", "jpeg"] = "png",
+    quality: int = 95,
+    overwrite: bool = False,
+) -> None:
+    """Colour, complete or enlarge photos of any size, or undo their blur or noise, with what a run has learned.
+
+    Writes the result and a picture of before and after beside it. Colour profile, EXIF and transparency stay; the
+    result is upright. Exit code 1 where one of the photos could not be restored.
+
+    Args:
+        run: Run folder of recipes/image_colorization.py, image_inpainting.py or image_super_resolution.py.
+        photos: Files, and folders of files.
+        out: Folder to write to; made if missing.
+        mask: For inpainting, a picture of the photo's size, white where the hole is; by default the hole is what is
+            transparent.
+        scale: Refuse where the run enlarges by another factor.
+        tile: Side of the square that the network sees at once, in pixels; by default as it was trained. For
+            colorization what the shorter side is shrunk to.
+        overlap: Of neighbouring tiles in pixels; by default a quarter of a tile, of small ones half.
+        format: Of the results. JPEG changes every pixel a little and has no transparency.
+        quality: Of JPEG, 1 to 100.
+        overwrite: Replace what is there under the names of the results. The photos themselves never are.
+    """
+    from mmssl.evaluation.restore_files import Writing, open_restorer, restore_files
+
+    to = Writing(out, format, quality, overwrite)
+    restorer = open_restorer(run, scale=scale, tile=tile, overlap=overlap, masked=mask is not None)
+    if restore_files(restorer, photos, to, mask):
+        raise SystemExit(1)
+
+
 def probe(
     run: Positional[Path],
     *,
@@ -265,6 +305,7 @@ def main(arguments: list[str] | None = None) -> None:
                 "doctor": doctor,
                 "reveal": reveal,
                 "fill": fill,
+                "restore": restore,
                 "probe": probe,
                 "export": export,
                 "sync": sync,

@@ -19,7 +19,7 @@ from mmssl.predictors.audio import AudioPredictor
 from mmssl.predictors.base import Batch
 from mmssl.predictors.best_rq import BestRQ, BestRQConfig
 from mmssl.predictors.wav2vec2 import Wav2Vec2, Wav2Vec2Config
-from mmssl.training.config import RunConfig
+from mmssl.training.config import MaskedRunConfig
 from mmssl.training.loop import Trainer
 from mmssl.training.run import RunFolder, say_start
 
@@ -35,7 +35,7 @@ M = TypeVar("M", Wav2Vec2Config, BestRQConfig)
 
 
 @dataclass(frozen=True, kw_only=True)
-class AudioConfig(RunConfig):
+class AudioConfig(MaskedRunConfig):
     """Flags of every recipe of recordings."""
 
     data: str

@@ -20,6 +20,7 @@ from av_pretraining import ClipRunConfig, open_windows, start, train
 
 from mmssl.errors import UserError, one_sentence_errors
 from mmssl.predictors.audio_visual_masked import PRESETS, AudioVisualMasked, AudioVisualMaskedConfig
+from mmssl.training.config import MaskedRunConfig
 from mmssl.training.run import RunFolder, choose_device, parse_flags
 
 LEARNING_RATE = {192: 1e-3, 384: 6e-4}
@@ -27,7 +28,7 @@ LEARNING_RATE = {192: 1e-3, 384: 6e-4}
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config(ClipRunConfig):
+class Config(ClipRunConfig, MaskedRunConfig):
     """Pretrain a masked audio-visual predictor."""
 
     size: tuple[int, int] = (64, 64)

@@ -5,8 +5,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-import tyro
-
 from mmssl.config import to_dict
 from mmssl.data.skipped import write_skipped
 from mmssl.data.video import ClipLoader, ClipSettings, open_clips
@@ -73,10 +71,6 @@ class ClipRunConfig(RunConfig):
         """How videos become such clips."""
         hop = self.clip_config.hop
         return ClipSettings(self.fps, self.sample_rate, self.size, self.colour, self.crop, hop)
-
-
-Hidden = tyro.conf.Suppress
-"""Of flags that a recipe has no use for."""
 
 
 @dataclass(frozen=True)

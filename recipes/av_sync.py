@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Literal
 
 import torch
-from av_pretraining import ClipRunConfig, Hidden, open_windows, start, train
+from av_pretraining import ClipRunConfig, open_windows, start, train
 
 from mmssl.errors import UserError, one_sentence_errors
 from mmssl.evaluation.sync_runs import say_calibration
@@ -60,8 +60,6 @@ class Config(ClipRunConfig):
     """Windows an optimizer step, over all micro-batches."""
     betas: tuple[float, float] = (0.9, 0.98)
     """AdamW's betas."""
-    mask_fraction: Hidden[float] = 0.5
-    """Nothing is masked: what is hidden is the pairing."""
 
 
 def describe_model(config: Config) -> AudioVisualSyncConfig:

@@ -48,10 +48,8 @@ def load_recipe(name: str) -> ModuleType:
     folder = Path(__file__).parent
     file = folder / f"{name.removesuffix('.py')}.py"
     known = sorted(
-        path.stem
-        for path in folder.glob("*.py")
-        if path.stem != Path(__file__).stem and "def main(" in path.read_text(encoding="utf-8")
-    )  # beside the recipes there is what some of them share
+        path.stem for path in folder.glob("*.py") if "def pretrain(config: Config)" in path.read_text(encoding="utf-8")
+    )  # beside the recipes there is what some of them share, and what runs several of them
     if file.stem not in known:
         raise UserError(f"there is no recipe {name}: choose one of {', '.join(known)}")
     spec = importlib.util.spec_from_file_location(file.stem, file)

@@ -41,7 +41,7 @@ from mmssl.evaluation.reveal_text import reveal_documents, write_texts
 from mmssl.interchange.bert import adapt_text_config, initial_tokenizer, load_initial_text_weights
 from mmssl.predictors.base import Batch
 from mmssl.predictors.masked_language_model import PRESETS, MaskedLanguageModel, MaskedLanguageModelConfig
-from mmssl.training.config import RunConfig
+from mmssl.training.config import MaskedRunConfig
 from mmssl.training.loop import Trainer
 from mmssl.training.run import RunFolder, choose_device, parse_flags, say_start
 
@@ -56,7 +56,7 @@ MOST_BIGRAMS = 2**18
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config(RunConfig):
+class Config(MaskedRunConfig):
     """Pretrain a BERT on a folder of texts."""
 
     data: str

@@ -76,6 +76,15 @@ class Listing:
     """Files of other kinds."""
 
 
+def media_below(folder: Path, medium: Medium) -> list[Path]:
+    """The files of a medium in a folder, at any depth. Raises UserError where there is none."""
+    inside = [folder / name for name in open_folder(folder, medium.wanted).names]
+    if not inside:
+        known = " ".join(sorted(medium.extensions))
+        raise UserError(f"{folder} holds no {medium.many}: give files, or folders with files ending in {known}")
+    return inside
+
+
 def list_files(data: str | Path | Sequence[str | Path], split: str | None, medium: Medium) -> Listing:
     """The files of ``data`` (nothing is decoded).
 

@@ -10,7 +10,7 @@ from mmssl.errors import UserError
 from mmssl.evaluation.features import LabelledSet, to_device
 from mmssl.evaluation.probe_results import ProbeReport
 from mmssl.evaluation.probes import probe
-from mmssl.evaluation.reveal import write_reveal
+from mmssl.evaluation.reveal import mean_measures, write_panels
 from mmssl.predictors.base import Batch, Predictor
 
 WORKERS = 2
@@ -41,19 +41,33 @@ def frozen_loader(source: ImageSource, predictor: Predictor, workers: int = 0) -
 
 
 def held_out_batch(run: Path, predictor: Predictor, data: str | None, first: int, count: int) -> Batch:
-    """``count`` held-out pictures from ``first`` on; of ``data``, or of the data that the run was trained on."""
-    where: str = data or read_json(run / "config.json")["config"]["data"]
+    """``count`` held-out pictures from ``first`` on; of ``data``, or of the data that the run was trained on.
+
+    They are cropped as in the run's own validation.
+    """
+    file = run / "config.json"
+    flags = read_json(file).get("config", {}) if file.is_file() else {}
+    where = data or flags.get("data")
+    if where is None:
+        raise UserError(f"{run} does not say which pictures it was trained on: give some by --data")
     _, source = split_images(where, predictor.config.channels)
     if first >= len(source):
         raise UserError(f"--first {first} is beyond the {len(source)} held-out pictures of {where}")
     chosen = range(first, min(first + count, len(source)))
-    return to_device(centre_crops(source, chosen, predictor.config.image_size), predictor.device)
+    return to_device(
+        centre_crops(source, chosen, predictor.config.image_size, zoom=flags.get("zoom")), predictor.device
+    )
 
 
 def reveal_run(run: Path, predictor: Predictor, data: str | None, out: Path | None, count: int, first: int) -> Path:
-    """Draw ``count`` held-out pictures from ``first`` on, what was hidden and what was predicted; returns the PNG."""
-    batch = held_out_batch(run, predictor, data, first, count)
-    return write_reveal(predictor, batch, out or run / "reveal" / "reveal.png")
+    """Draw ``count`` held-out pictures from ``first`` on, what was hidden and what was predicted; returns the PNG.
+
+    Prints what the predictor measures of pictures, on average.
+    """
+    panels = predictor.reveal(held_out_batch(run, predictor, data, first, count))
+    for line in mean_measures(panels):
+        print(line)
+    return write_panels(predictor, panels, out or run / "reveal" / "reveal.png")
 
 
 def probe_labelled(
@@ -64,10 +78,19 @@ def probe_labelled(
     **settings: Any,
 ) -> ProbeReport:
     """Probe an encoder of pictures beside an untrained one and raw pixels; ``settings`` are those of ``probe``."""
+    return probe(predictor, *labelled_images(predictor, data, label), label=label, **settings)
+
+
+def labelled_images(predictor: Predictor, data: str, label: str | None) -> tuple[LabelledSet, LabelledSet]:
+    """Labelled pictures to learn from and to test on, at the size that the predictor was trained on.
+
+    Raises UserError where there is only one class.
+    """
     parts = []
     for source in split_images(data, predictor.config.channels, held_out=("test", "val")):
         loader = frozen_loader(source, predictor, WORKERS)
         parts.append(LabelledSet(lambda loader=loader: loader.frozen(256), *source.labels(label)))
         if len(parts[-1].names) < 2:
             raise UserError(f"{data} has a single class: a probe needs pictures of at least two")
-    return probe(predictor, *parts, label=label, **settings)
+    train, test = parts
+    return train, test

@@ -54,7 +54,8 @@ def probe(
     raw_name: str = RAW,
     encoder: Callable[..., Encode] = frozen,
     label: str | None = None,
-    seeds: int = 3,
+    seeds: int | Sequence[int] = 3,
+    baselines: bool = True,
     labels: Sequence[int] = (10, 100, 1000),
     finetune_labels: Sequence[int] = (100, 1000),
     finetune_config: FinetuneConfig | None = None,
@@ -67,7 +68,10 @@ def probe(
     Linear probe at each number of ``labels`` and with all; weighted 20-nearest-neighbours with all; fine-tuning, and
     training from scratch, at each of ``finetune_labels``. Numbers below one label a class, or not below the number of
     training samples, are left out. Each seed draws other labels (balanced; smaller draws are part of larger ones),
-    another untrained encoder and another order of fine-tuning. ``say`` receives a line before each lengthy part.
+    another untrained encoder and another order of fine-tuning; a number stands for that many, from 0 on. ``say``
+    receives a line before each lengthy part.
+
+    ``baselines`` False: the predictor alone, for many of them that are compared with the same untrained encoders.
 
     ``by_layer``: also a linear probe with all labels after each block of the encoders, and the ``best layer`` of each
     encoder: the one whose probe has the lowest cross entropy on held-out training samples. It is chosen for untrained
@@ -80,18 +84,19 @@ def probe(
 
     Raises UserError where the two sets have other classes, a set is empty, or features are not finite.
     """
-    if seeds < 1:
-        raise UserError(f"a probe needs at least 1 seed, got {seeds}")
+    seeds = range(seeds) if isinstance(seeds, int) else seeds
+    if not seeds:
+        raise UserError(f"a probe needs at least 1 seed, got {len(seeds)}")
     if list(train.names) != list(test.names):
         raise UserError(
             f"the training part has other classes ({_preview(train)}) than the test part ({_preview(test)})"
         )
     say = say or (lambda _line: None)
     config = finetune_config or FinetuneConfig()
-    untrained = [freshly_initialised(predictor, seed) for seed in range(seeds)]
-    models = {PRETRAINED: predictor} | {f"{UNTRAINED} {seed}": model for seed, model in enumerate(untrained)}
+    untrained = {seed: freshly_initialised(predictor, seed) for seed in seeds} if baselines else {}
+    models = {PRETRAINED: predictor} | {f"{UNTRAINED} {seed}": model for seed, model in untrained.items()}
     encoders = {name: encoder(model, layers=by_layer) for name, model in models.items()}
-    if not isinstance(raw, Baseline):
+    if baselines and not isinstance(raw, Baseline):
         encoders[RAW] = raw
     encode = side_by_side(encoders)
     say("features of the training part")
@@ -108,18 +113,21 @@ def probe(
         say(f"classifiers on {name}")
         table.add(name, Frozen(train_features[name], test_features[name], device))
     table.choose_layers()
-    if isinstance(raw, Baseline):
+    if baselines and isinstance(raw, Baseline):
         say(f"classifiers on {raw.name}")
         table.add(f"{RAW}.{raw.feature}", raw)
     budgets = _usable(finetune_labels, classes, count)
-    tuned = _finetune_all(predictor, untrained, train, test, train_labels, budgets, config, say)
+    arms = {PRETRAINED: (dict.fromkeys(seeds, predictor), config)}
+    if baselines:  # from scratch without layer decay: no layer knows anything that a high rate could destroy
+        arms[UNTRAINED] = untrained, dataclasses.replace(config, layer_decay=1.0)
+    tuned = _finetune_all(arms, train, test, train_labels, budgets, say)
     return ProbeReport(
         label=label,
         names=tuple(train.names),
         train_samples=count,
         test_samples=len(test_labels),
         majority=float((test_labels == train_labels.bincount().argmax()).float().mean()),
-        seeds=seeds,
+        seeds=len(seeds),
         finetune=dataclasses.asdict(config),
         results=[*table.results(), *tuned],
         raw=raw.name if isinstance(raw, Baseline) else raw_name,
@@ -163,7 +171,7 @@ class _Table:
         labels: Tensor,
         test_labels: Tensor,
         classes: int,
-        seeds: int,
+        seeds: Sequence[int],
         budgets: Sequence[int],
         groups: Tensor | None = None,
     ) -> None:
@@ -176,7 +184,7 @@ class _Table:
     def add(self, name: str, subject: Representation) -> None:
         """Probe one representation. Those of an untrained encoder carry its seed in their name."""
         encoder, feature = name.rsplit(".", 1)
-        representation, seeds, count = encoder, list(range(self.seeds)), len(self.labels)
+        representation, seeds, count = encoder, list(self.seeds), len(self.labels)
         if encoder.startswith(UNTRAINED):
             seeds = [int(encoder.removeprefix(UNTRAINED))]
             representation = UNTRAINED
@@ -235,39 +243,29 @@ class _Cell(NamedTuple):
 
 
 def _finetune_all(
-    predictor: Predictor,
-    untrained: Sequence[Predictor],
+    arms: Mapping[str, tuple[Mapping[int, Predictor], FinetuneConfig]],
     train: LabelledSet,
     test: LabelledSet,
     labels: Tensor,
     budgets: Sequence[int],
-    config: FinetuneConfig,
     say: Callable[[str], None],
 ) -> list[ProbeResult]:
-    """Fine-tuning and training from scratch at each number of labels.
-
-    From scratch there is no layer decay: no layer knows anything that a high rate could destroy.
-    """
+    """Every arm, a predictor for each seed, trained on at each number of labels."""
     if not budgets:
         return []
-    seeds, results = range(len(untrained)), []
-    draws = [balanced_draw(labels, budgets[-1], seed) for seed in seeds]
-    needed = torch.cat(draws).unique()
+    seeds, results = next(iter(arms.values()))[0].keys(), []
+    draws = {seed: balanced_draw(labels, budgets[-1], seed) for seed in seeds}
+    needed = torch.cat(list(draws.values())).unique()
     pool = gather(train, needed)
-    arms = {
-        PRETRAINED: ([predictor] * len(untrained), config),
-        UNTRAINED: (untrained, dataclasses.replace(config, layer_decay=1.0)),
-    }
-    total, done, start = len(budgets) * len(arms) * len(untrained), 0, time.perf_counter()
+    total, done, start = len(budgets) * len(arms) * len(seeds), 0, time.perf_counter()
     for budget in budgets:
         for name, (models, settings) in arms.items():
             accuracies = []
-            for seed in seeds:
+            for seed, model in models.items():
                 say(f"fine-tuning {done + 1} of {total}: {name}, {budget} labels{_to_go(start, done, total)}")
                 chosen = draws[seed][:budget]
-                inside = torch.searchsorted(needed, chosen)
-                batch = take(pool, inside)
-                tuned = finetune(models[seed], batch, labels[chosen], len(train.names), seed=seed, config=settings)
+                batch = take(pool, torch.searchsorted(needed, chosen))
+                tuned = finetune(model, batch, labels[chosen], len(train.names), seed=seed, config=settings)
                 accuracies.append(accuracy_of(tuned, test))
                 done += 1
             results.append(ProbeResult(name, "mean", "finetune", budget, tuple(accuracies)))

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from mmssl.data.limits import MediaError
-from mmssl.data.stores import open_folder
+from mmssl.data.parts import media_below
 from mmssl.data.video.source import VIDEOS
 from mmssl.errors import UserError
 from mmssl.evaluation.offset.measure import Measurement, Synchroniser
@@ -25,11 +25,7 @@ def find_videos(given: Sequence[Path]) -> list[Path]:
     found: list[Path] = []
     for path in given:
         if path.is_dir():
-            inside = [path / name for name in open_folder(path, VIDEOS.wanted).names]
-            if not inside:
-                known = " ".join(sorted(VIDEOS.extensions))
-                raise UserError(f"{path} holds no videos: give files, or folders with files ending in {known}")
-            found.extend(inside)
+            found.extend(media_below(path, VIDEOS))
         elif path.exists():
             found.append(path)
         else:

@@ -5,12 +5,12 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from mmssl.config import read_json
 from mmssl.errors import UserError
 from mmssl.interchange.hub import locate
-from mmssl.predictors.base import Predictor, read_safetensors
+from mmssl.predictors.base import read_safetensors
 
 Weights = dict[str, Tensor]
 
@@ -116,9 +116,9 @@ def blocks_from(parts: Parts, weights: MutableMapping[str, Tensor], theirs: str,
     return renamed
 
 
-def load_strictly(path: Path, predictor: Predictor, weights: Weights, fresh: Collection[str]) -> None:
+def load_strictly(path: Path, module: nn.Module, weights: Weights, fresh: Collection[str]) -> None:
     """Load ``weights``: every tensor fits, and none is missing but those whose names begin with one of ``fresh``."""
-    own = predictor.state_dict()
+    own = module.state_dict()
     missing = sorted(name for name in own.keys() - weights.keys() if not name.startswith(tuple(fresh)))
     wrong = sorted(name for name, tensor in weights.items() if name not in own or own[name].shape != tensor.shape)
     if missing or wrong:
@@ -126,4 +126,4 @@ def load_strictly(path: Path, predictor: Predictor, weights: Weights, fresh: Col
             f"{path}: weights and config.json do not belong together (first difference: "
             f"{(missing + wrong)[0]}): use the config.json that was saved with the weights"
         )
-    predictor.load_state_dict(weights, strict=False)
+    module.load_state_dict(weights, strict=False)

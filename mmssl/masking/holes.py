@@ -3,7 +3,8 @@
 The samplers of patches (:data:`mmssl.masking.SAMPLERS`) decide a few hundred cells and may scatter the last of them;
 these decide a hundred thousand pixels and must leave no crumbs. So a hole is *drawn*: each pixel gets the time at which
 something first covers it, and what was there when exactly ``hidden_count(height * width, mask_fraction)`` pixels were
-covered is the hole. Only the last dab or rectangle is cut, along a row.
+covered is the hole. The last dab or rectangle grows from its middle until the count is met, which makes it smaller, or
+larger in the rare picture for which there are too few of them.
 
 As in :mod:`mmssl.masking.blocks` only integers and correctly rounded float operations decide.
 """
@@ -13,7 +14,7 @@ from collections.abc import Callable
 from functools import lru_cache
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
 
 from mmssl.masking.choice import grid_shape
@@ -80,16 +81,22 @@ def block_holes(key: NoiseKey, size: tuple[int, int], mask_fraction: float) -> B
     area = count * (_BLOCK_SHARES[0] + area * (_BLOCK_SHARES[1] - _BLOCK_SHARES[0]))
     aspect = _aspect_table(key.device)[(aspect * _TABLE_STEPS).to(torch.int64)]
     rows, columns = (area * aspect).sqrt().round().clamp_min(1), (area / aspect).sqrt().round().clamp_min(1)
-    number = torch.arange(blocks, dtype=torch.uint8, device=key.device)
-    in_rows = _first_within(down, rows, height, number)
-    in_columns = _first_within(across, columns, width, number)
-
+    row, column = (down * height).floor(), (across * width).floor()
+    in_rows, in_columns = _number_within(row, rows, height), _number_within(column, columns, width)
     time = torch.full((len(key), height, width), blocks, dtype=torch.uint8, device=key.device)
     covered = torch.empty_like(time)
     for block in range(blocks):
         torch.maximum(in_rows[:, block, :, None], in_columns[:, block, None, :], out=covered)
         torch.minimum(time, covered, out=time)
-    return _drawn_until(time.flatten(1), count, blocks)
+    time = time.flatten(1)
+    last = _reached(time, count, blocks)
+    row, column, rows, columns = (
+        values.gather(1, last.clamp_max(blocks - 1)).unsqueeze(2) for values in (row, column, rows, columns)
+    )
+    down, across = _offsets(row, column, size)
+    # by which ring around the middle a rectangle of this aspect comes to a pixel
+    ring = torch.maximum(down / rows, across / columns) * torch.maximum(rows, columns)
+    return _earliest(time, last, ring, count, size)
 
 
 def free_form_holes(key: NoiseKey, size: tuple[int, int], mask_fraction: float) -> Bool[Tensor, "batch pixel"]:
@@ -110,7 +117,7 @@ def free_form_holes(key: NoiseKey, size: tuple[int, int], mask_fraction: float) 
     """
     height, width = grid_shape(size, (2,), "free_form_holes")
     count = hidden_count(height * width, mask_fraction)
-    thinnest, thickest = (max(0, round((share * min(size) - 1) / 2)) for share in _BRUSH_WIDTHS)
+    thinnest, thickest = (max(0, round((share * math.sqrt(height * width) - 1) / 2)) for share in _BRUSH_WIDTHS)
     longest = math.hypot(height, width) / 4
     # dabs this close to each other leave no dents in the edge of a stroke
     dabs = math.ceil(longest / max(1, thinnest))
@@ -119,17 +126,21 @@ def free_form_holes(key: NoiseKey, size: tuple[int, int], mask_fraction: float) 
 
     # for each radius and pixel the first dab of this radius that is centred there
     layers = thickest - thinnest + 1
-    number = torch.arange(end, dtype=torch.int16, device=key.device).expand_as(pixel)
-    first = torch.full((len(key), layers * height * width), end, dtype=torch.int16, device=key.device)
-    first.scatter_reduce_(1, (radius - thinnest) * (height * width) + pixel, number, "amin")
+    number = torch.arange(end, dtype=torch.int16 if end < 1 << 15 else torch.int32, device=key.device)
+    first = torch.full((len(key), layers * height * width), end, dtype=number.dtype, device=key.device)
+    first.scatter_reduce_(1, (radius - thinnest) * (height * width) + pixel, number.expand_as(pixel), "amin")
     first = first.view(len(key), layers, height, width)
     time = first[:, -1]
     for step in range(thickest, 0, -1):
         # every dab in hand grows by one pixel, so that those of each radius grow as often as it says
-        time = _grown(time, corners=step * 5 // 12 != (step - 1) * 5 // 12)
+        time = _grown(time, corners=(step * 5 + 6) // 12 != (step * 5 + 1) // 12)
         if step > thinnest:
             time = torch.minimum(time, first[:, step - 1 - thinnest])
-    return _drawn_until(time.flatten(1), count, end)
+    time = time.flatten(1)
+    last = _reached(time, count, end)
+    middle = pixel.gather(1, last.clamp_max(end - 1))
+    down, across = _offsets((middle // width).unsqueeze(2), (middle % width).unsqueeze(2), size)
+    return _earliest(time, last, (down * down + across * across).to(torch.float32).sqrt(), count, size)
 
 
 def _dabs(
@@ -181,28 +192,56 @@ def _grown(time: Int[Tensor, "batch row column"], corners: bool) -> Int[Tensor, 
     return result
 
 
-def _first_within(
-    middle: Float[Tensor, "batch block"], extent: Float[Tensor, "batch block"], size: int, number: Int[Tensor, "block"]
+def _number_within(
+    middle: Float[Tensor, "batch block"], extent: Float[Tensor, "batch block"], size: int
 ) -> Int[Tensor, "batch block axis"]:
     """The number of the block where it lies on an axis, and the number of blocks elsewhere."""
+    blocks = middle.shape[1]
     axis = torch.arange(size, dtype=torch.float32, device=middle.device)
-    offset = axis - ((middle * size).floor() - (extent / 2).floor()).unsqueeze(2)
+    offset = axis - (middle - (extent / 2).floor()).unsqueeze(2)
     inside = (offset >= 0) & (offset < extent.unsqueeze(2))
-    return torch.where(inside, number.unsqueeze(1), len(number)).to(torch.uint8)
+    number = torch.arange(blocks, dtype=torch.uint8, device=middle.device).unsqueeze(1)
+    return torch.where(inside, number, blocks)
 
 
-def _drawn_until(time: Int[Tensor, "batch pixel"], count: int, end: int) -> Bool[Tensor, "batch pixel"]:
-    """The first ``count`` pixels in the order of ``time`` (0 ... ``end``), those of the last time in reading order."""
+def _offsets(
+    row: Shaped[Tensor, "batch 1 1"], column: Shaped[Tensor, "batch 1 1"], size: tuple[int, int]
+) -> tuple[Shaped[Tensor, "batch row 1"], Shaped[Tensor, "batch 1 column"]]:
+    """How many rows and how many columns pixels lie away from one of them."""
+    down = torch.arange(size[0], dtype=row.dtype, device=row.device).unsqueeze(1) - row
+    return down.abs(), (torch.arange(size[1], dtype=row.dtype, device=row.device) - column).abs()
+
+
+def _reached(time: Int[Tensor, "batch pixel"], count: int, end: int) -> Int[Tensor, "batch 1"]:
+    """By which of the times 0 ... ``end`` at least ``count`` pixels are covered."""
+    return (_covered(time, end)[0] < count).sum(1, keepdim=True)
+
+
+def _covered(time: Int[Tensor, "batch pixel"], end: int) -> tuple[Int[Tensor, "batch time"], Int[Tensor, "batch time"]]:
+    """The number of pixels that are covered by each time, and those that are new."""
     one = torch.ones((), dtype=torch.int32, device=time.device)
     gained = torch.zeros(len(time), end + 1, dtype=torch.int32, device=time.device)
     gained.scatter_add_(1, time.to(torch.int64), one.expand(time.shape))
-    covered = gained.cumsum(1)
+    return gained.cumsum(1, dtype=torch.int32), gained
+
+
+def _earliest(
+    time: Int[Tensor, "batch pixel"],
+    last: Int[Tensor, "batch 1"],
+    ring: Float[Tensor, "batch row column"],
+    count: int,
+    size: tuple[int, int],
+) -> Bool[Tensor, "batch pixel"]:
+    """The pixels before the ``last`` time and further ones by their ring, to ``count``; the last ring as one reads."""
+    end = 2 * sum(size)
+    order = (ring + 1).clamp_max(end).to(torch.int16).flatten(1).masked_fill(time < last.to(time.dtype), 0)
+    covered, gained = _covered(order, end)
     last = (covered < count).sum(1, keepdim=True)
     missing = count - (covered - gained).gather(1, last)
-    last = last.to(time.dtype)
-    added = time == last
+    last = last.to(order.dtype)
+    added = order == last
     added &= added.cumsum(1, dtype=torch.int32) <= missing
-    return added.logical_or_(time < last)
+    return added.logical_or_(order < last)
 
 
 def _block_limit(mask_fraction: float) -> int:
@@ -210,7 +249,7 @@ def _block_limit(mask_fraction: float) -> int:
 
 
 def _stroke_limit(mask_fraction: float) -> int:
-    return math.ceil(3 - 20 * math.log1p(-mask_fraction))
+    return math.ceil(4 - 24 * math.log1p(-mask_fraction))
 
 
 @lru_cache(maxsize=8)

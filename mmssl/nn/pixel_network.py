@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass
+from typing import Literal
 
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -27,6 +28,8 @@ class PixelNetworkConfig:
     """Channels of the decoder."""
     detail: int = 4
     """Residual blocks that also see the input, pixel by pixel; 0: the backbone must know everything."""
+    positions: Literal["sincos", "learned"] = "sincos"
+    """Fixed sine-cosine positions in the trunk (MAE), or a learned table (weights that came from ViT)."""
 
     def __post_init__(self) -> None:
         if (self.encoder is None) == (not self.timm_model):
@@ -61,7 +64,7 @@ class PixelNetwork(nn.Module):
         self.backbone: Backbone
         if config.encoder is not None:
             patch_grid(size, config.patch_size)  # says what is wrong with them
-            self.backbone = VitBackbone(config.encoder, size, config.patch_size, channels)
+            self.backbone = VitBackbone(config.encoder, size, config.patch_size, channels, config.positions)
         else:
             self.backbone = TimmBackbone(config.timm_model, size, channels)
         self.decoder = PixelDecoder(

@@ -68,6 +68,11 @@ class TransformerConfig:
             raise UserError(f"norm_epsilon cannot be negative, got {self.norm_epsilon}")
 
 
+def pico() -> TransformerConfig:
+    """Four layers of 96: for tasks on pixels on two CPU cores, where many steps matter more. Not a published model."""
+    return TransformerConfig(dim=96, depth=4, heads=3, mlp_dim=384)
+
+
 def nano() -> TransformerConfig:
     """Six layers of 192: for two CPU cores and small pictures. Not a published model."""
     return TransformerConfig(dim=192, depth=6, heads=3, mlp_dim=768)
@@ -93,7 +98,7 @@ def large() -> TransformerConfig:
     return TransformerConfig(dim=1024, depth=24, heads=16, mlp_dim=4096)
 
 
-PRESETS = {"nano": nano, "tiny": tiny, "small": small, "base": base, "large": large}
+PRESETS = {"pico": pico, "nano": nano, "tiny": tiny, "small": small, "base": base, "large": large}
 
 
 def padding_mask(valid: Bool[Tensor, "batch token"]) -> Bool[Tensor, "batch 1 1 token"]:

@@ -171,11 +171,12 @@ class Noise(_Everywhere):
 
 
 @dataclass(frozen=True)
-class Zoom(_Everywhere):
+class Zoom:
     """Surroundings taken away: the centre enlarged to the whole size."""
 
     factor: float
     """How many times larger the centre becomes."""
+    local: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         if not 1 < self.factor <= 16:
@@ -192,11 +193,10 @@ class Zoom(_Everywhere):
         """Made small again, with all that it does not show interpolated smoothly from it."""
         rows, columns = self._centre((image.shape[2], image.shape[3]))
         size = (rows.stop - rows.start, columns.stop - columns.start)
-        small = F.interpolate(image, size, mode="bicubic", antialias=True).clamp(0, 1)
         unknown = torch.ones_like(hidden)
         unknown[..., rows, columns] = F.interpolate(hidden.float(), size, mode="nearest-exact") > 0
         whole = torch.full_like(image, BLANK)
-        whole[..., rows, columns] = small
+        whole[..., rows, columns] = enlarge(image, size)
         return Perturbed(interpolate_hidden(whole, unknown), torch.zeros_like(hidden))
 
     def _centre(self, size: tuple[int, int]) -> tuple[slice, slice]:
@@ -257,47 +257,46 @@ def parse_perturbations(
 
 
 def _with_value(word: str, name: str, text: str, patch_size: tuple[int, int], sampler: str) -> Perturbation:
+    whole = name == "downsample"
     try:
-        value = float(text)
-        if name == "downsample":
-            return Downsample(int(text))
-    except ValueError as error:
-        if isinstance(error, UserError):
-            raise
-        kind = "a whole number" if name == "downsample" else "a number"
-        raise UserError(f"perturbation '{word}' needs {kind}, such as '{name}={EXAMPLES[name]}'") from None
+        value = int(text) if whole else float(text)
+    except ValueError:
+        number = "a whole number" if whole else "a number"
+        raise UserError(f"perturbation '{word}' needs {number}, such as '{name}={EXAMPLES[name]}'") from None
     if name == "mask":
         return Mask(value, patch_size, sampler)
-    return {"blur": Blur, "noise": Noise, "zoom": Zoom}[name](value)
+    return {"downsample": Downsample, "blur": Blur, "noise": Noise, "zoom": Zoom}[name](value)
 
 
 def downsample(
     image: Float[Tensor, "batch channel height width"], factor: int
 ) -> Float[Tensor, "batch channel small_height small_width"]:
-    """Each side ``factor`` times smaller: bicubic, antialiased as Pillow does it, clamped to 0..1.
+    """Each side ``factor`` times smaller, as :func:`enlarge` does it.
 
     Raises UserError where ``factor`` does not divide both sides.
     """
     height, width = image.shape[2:]
     if height % factor or width % factor:
-        raise UserError(
-            f"a picture of {height}x{width} cannot be made {factor} times smaller: choose a divisor of both"
-        )
-    size = (height // factor, width // factor)
-    return F.interpolate(image, size, mode="bicubic", antialias=True).clamp(0, 1)
+        raise UserError(f"{factor} does not divide the sides of a picture of {height}x{width}: choose another factor")
+    return enlarge(image, (height // factor, width // factor))
 
 
 def enlarge(
-    image: Float[Tensor, "batch channel small_height small_width"], size: tuple[int, int]
-) -> Float[Tensor, "batch channel height width"]:
-    """Bicubic interpolation to ``size`` (height, width), clamped to 0..1."""
+    image: Float[Tensor, "batch channel height width"], size: tuple[int, int]
+) -> Float[Tensor, "batch channel new_height new_width"]:
+    """Bicubic resampling to ``size`` (height, width), clamped to 0..1; antialiased where a side becomes smaller.
+
+    The kernel of Keys 1981 with a = -0.5, as in Pillow, and in MATLAB's imresize that papers on super-resolution use.
+    """
+    # without `antialias` torch takes a = -0.75
     return F.interpolate(image, size, mode="bicubic", antialias=True).clamp(0, 1)
 
 
 def gaussian(sigma: float, radius: int) -> list[float]:
     """Gaussian window of 2 radius + 1 pixels, sum 1."""
     window = [math.exp(-((place / sigma) ** 2) / 2) for place in range(-radius, radius + 1)]
-    return [weight / sum(window) for weight in window]
+    total = sum(window)
+    return [weight / total for weight in window]
 
 
 def smoothed(

@@ -2,6 +2,7 @@
 
 from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 from mmssl.config import from_dict, read_json
 from mmssl.errors import UserError
@@ -27,15 +28,21 @@ PREDICTORS = {
 }
 
 
-def predictor_from_config(data: dict, where: str) -> Predictor:
-    """A freshly initialised predictor from the dict of its config.json."""
+def read_config(data: dict, where: str) -> tuple[type[Predictor], Any]:
+    """The class that a config.json names, and its config. Raises UserError for an unknown name or key."""
     data = dict(data)
     name = data.pop("predictor", None)
     if not isinstance(name, str) or name not in PREDICTORS:
         raise UserError(f"{where}: predictor '{name}' is unknown; known are {', '.join(PREDICTORS)}")
     module, predictor, config = PREDICTORS[name]
     module = import_module(module)
-    return getattr(module, predictor)(from_dict(getattr(module, config), data, where))
+    return getattr(module, predictor), from_dict(getattr(module, config), data, where)
+
+
+def predictor_from_config(data: dict, where: str) -> Predictor:
+    """A freshly initialised predictor from the dict of its config.json."""
+    predictor, config = read_config(data, where)
+    return predictor(config)
 
 
 def load_predictor(folder: str | Path) -> Predictor:

@@ -11,8 +11,8 @@ from mmssl.errors import UserError
 from mmssl.perturbations.pictures import gaussian, smoothed
 
 CEILING = 100.0
-"""PSNR in dB of identical pictures, and of no pixels at all: infinity would spoil every mean. An error of half a step
-of 16 bits has 102 dB, so nothing that can be stored in 8 bits is confused with it."""
+"""PSNR in dB of identical pictures, and of no pixels at all: infinity would spoil every mean. It is that of an error of
+1e-5, a 400th of a step of 8 bits."""
 _RADIUS, _SIGMA = 5, 1.5
 _C1, _C2 = 0.01**2, 0.03**2
 

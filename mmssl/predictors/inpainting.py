@@ -1,7 +1,8 @@
 """Inpainting: predict a hole in a picture from what is around it.
 
-Pathak et al. 2016, "Context Encoders: Feature Learning by Inpainting". The network is told where the hole is, and
-predicts the difference to a smooth filling from the hole's edge.
+Pathak et al. 2016, "Context Encoders: Feature Learning by Inpainting". The network is told where the hole is, sees it
+filled smoothly from its edge, and predicts the difference to that filling. (With the mean colour in the hole instead, it
+had learned nothing on photos in the two minutes in which it passed the filling otherwise.)
 """
 
 from dataclasses import dataclass
@@ -65,13 +66,14 @@ class Inpainting(PixelPredictor):
     def view_of(
         self, image: Float[Tensor, "batch channel height width"], hidden: Bool[Tensor, "batch 1 height width"]
     ) -> dict[str, Any]:
-        """The picture with the mean colour in its hole, which a channel of its own marks, and a smooth filling.
+        """The picture with its hole filled smoothly, and a channel of its own that says where the hole is.
 
-        Where nothing at all is visible, that is the mean colour of the data.
+        Where nothing at all is visible, the filling is the mean colour of the data.
         """
         nothing = hidden.all(3).all(2)[:, :, None, None]
         trivial = torch.where(nothing, self.pixel_mean, interpolate_hidden(image, hidden))
-        return {"input": self.with_hole(image, hidden), "trivial": trivial, "where": hidden}
+        given = torch.cat([self.normalise(trivial), hidden.to(trivial.dtype)], 1)
+        return {"input": given, "trivial": trivial, "where": hidden}
 
     def score(self, prediction: Tensor, target: Tensor, view: View) -> dict[str, Tensor]:
         """Absolute error over the hole, with that of gradients; in training also over a small overlap around it.
@@ -93,7 +95,7 @@ class Inpainting(PixelPredictor):
 
     def shown(self, view: View) -> Float[Tensor, "batch channel height width"]:
         """The hole in the mean colour."""
-        return view["input"][:, :-1] * self.pixel_std + self.pixel_mean
+        return torch.where(view["where"], self.pixel_mean, view["trivial"])
 
     @property
     def reveal_note(self) -> str:

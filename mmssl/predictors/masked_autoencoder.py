@@ -25,6 +25,7 @@ DECODED_STREAM = 1
 
 
 PRESETS: dict[str, tuple[TransformerConfig, TransformerConfig]] = {
+    "pico": (transformer.pico(), TransformerConfig(dim=64, depth=1, heads=2, mlp_dim=256)),
     "nano": (transformer.nano(), TransformerConfig(dim=128, depth=2, heads=4, mlp_dim=512)),
     "tiny": (transformer.tiny(), TransformerConfig(dim=192, depth=2, heads=3, mlp_dim=768)),
     "small": (transformer.small(), TransformerConfig(dim=256, depth=4, heads=8, mlp_dim=1024)),

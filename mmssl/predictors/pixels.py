@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.nn import functional as F  # noqa: N812 - the field's name for it
 
 from mmssl.errors import UserError
+from mmssl.nn.patches import patch_grid
 from mmssl.nn.pixel_network import PixelNetwork, PixelNetworkConfig
 from mmssl.predictors.base import Batch, Predictor, View
 from mmssl.predictors.fidelity import psnr, ssim
@@ -39,6 +40,16 @@ class PixelConfig(PixelNetworkConfig):
             raise UserError(f"mean and std must have one number or {self.channels}, got {self.mean} and {self.std}")
         if min(self.std) <= 0:
             raise UserError(f"std must be positive, got {self.std}: pictures that are all the same have nothing to say")
+
+    @property
+    def input_size(self) -> tuple[int, int]:
+        """Height and width of what the network is given in training."""
+        return self.image_size
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Rows and columns of patches of that."""
+        return patch_grid(self.input_size, self.patch_size)
 
 
 class PixelPredictor(Predictor):
@@ -166,7 +177,7 @@ class PixelPredictor(Predictor):
         self,
         image: Float[Tensor, "batch channel height width"],
         hidden: Bool[Tensor, "batch 1 height width"] | None = None,
-    ) -> Float[Tensor, "batch output taller wider"]:
+    ) -> Float[Tensor, "batch restored taller wider"]:
         """What the network makes of pictures of any size, on the scale 0..1, that are perturbed already.
 
         ``hidden``: pixels that carry no information. Sides are filled up by repeating the edge and cut off again.

@@ -39,6 +39,12 @@ class SuperResolutionConfig(PixelConfig):
         if any(side % self.scale for side in self.image_size):
             raise UserError(f"scale {self.scale} does not divide pictures of {self.image_size}: choose another size")
 
+    @property
+    def input_size(self) -> tuple[int, int]:
+        """That of the small picture, where the network is given that."""
+        times = self.scale if self.given == "small" else 1
+        return self.image_size[0] // times, self.image_size[1] // times
+
 
 class SuperResolution(PixelPredictor):
     """Small pictures in, sharp pictures ``scale`` times as high and wide out."""
@@ -47,11 +53,9 @@ class SuperResolution(PixelPredictor):
     config: SuperResolutionConfig
 
     def __init__(self, config: SuperResolutionConfig) -> None:
-        size, small = config.image_size, config.given == "small"
-        if small:
-            size = (size[0] // config.scale, size[1] // config.scale)
-        times = config.scale if small else 1
-        super().__init__(config, PixelNetwork(config, size, config.channels, config.channels, enlarge=times))
+        times = config.scale if config.given == "small" else 1
+        network = PixelNetwork(config, config.input_size, config.channels, config.channels, enlarge=times)
+        super().__init__(config, network)
         self.scale = config.scale
 
     @property

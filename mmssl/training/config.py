@@ -30,8 +30,6 @@ class RunConfig:
     """Samples an optimizer step, over all micro-batches."""
     learning_rate: float | None = None
     """Peak learning rate, as it is used (no hidden scaling)."""
-    mask_fraction: float = 0.75
-    """Share of positions that is hidden."""
     seed: int = 0
     """Seed of initialisation, order, crops and masks."""
     workers: int = 2
@@ -87,8 +85,6 @@ class RunConfig:
             raise UserError(f"--betas must lie between 0 and 1, as in 0.9 0.95, got {self.betas[0]} {self.betas[1]}")
         if self.workers < 0 or self.clip < 0 or self.weight_decay < 0 or self.checkpoint_minutes <= 0:
             raise UserError("--workers, --clip and --weight-decay cannot be negative, --checkpoint-minutes not 0")
-        if not 0 < self.mask_fraction < 1:
-            raise UserError(f"--mask-fraction must lie between 0 and 1, got {self.mask_fraction}: 0.75 hides 75 %")
 
     @property
     def micro_batch_size(self) -> int:
@@ -99,3 +95,16 @@ class RunConfig:
     def warmup(self) -> int:
         """Steps of warm-up, resolved."""
         return self.warmup_steps if self.warmup_steps is not None else max(1, round(0.05 * self.steps))
+
+
+@dataclass(frozen=True, kw_only=True)
+class MaskedRunConfig(RunConfig):
+    """A run that hides a share of what it is given; name it last among the bases."""
+
+    mask_fraction: float = 0.75
+    """Share of positions that is hidden."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0 < self.mask_fraction < 1:
+            raise UserError(f"--mask-fraction must lie between 0 and 1, got {self.mask_fraction}: 0.75 hides 75 %")

@@ -196,19 +196,21 @@ def say_start(
     device: torch.device,
     sample: str = "samples",
     epoch: float | None = None,
+    size: str | None = None,
 ) -> None:
     """Print what is about to run, everything that was chosen for the user included.
 
     ``sample`` is what the batch size counts, and ``epoch`` how many of them the data has, where these are not simply
-    the samples.
+    the samples; ``size`` is what the model is called where that is not the preset.
     """
     parameters = sum(parameter.numel() for parameter in predictor.parameters())
+    size = size or config.preset
     where = torch.cuda.get_device_name(device) if device.type == "cuda" else str(device)
     if device.type == "cpu":
         where = f"CPU with {torch.get_num_threads()} threads"
     epochs = config.steps * config.batch_size / max(1, epoch or data["train"])
     print(f"data       {data['train']:,} for training, {data['val']:,} for validation ({config.data})")
-    print(f"model      {predictor.name}, {config.preset}, {parameters / 1e6:.1f} million parameters, on {where}")
+    print(f"model      {predictor.name}, {size}, {parameters / 1e6:.1f} million parameters, on {where}")
     print(
         f"steps      {config.steps} of {config.batch_size} {sample} (effective batch; micro-batches of "
         f"{config.micro_batch_size}), {epochs:.1f} epochs"

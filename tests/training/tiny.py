@@ -15,7 +15,7 @@ from mmssl.errors import one_sentence_errors
 from mmssl.nn import TransformerConfig
 from mmssl.predictors.base import Batch
 from mmssl.predictors.masked_autoencoder import MaskedAutoencoder, MaskedAutoencoderConfig
-from mmssl.training.config import RunConfig
+from mmssl.training.config import MaskedRunConfig
 from mmssl.training.loop import Trainer
 from mmssl.training.run import RunFolder, parse_flags
 
@@ -50,7 +50,7 @@ class Pictures:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config(RunConfig):
+class Config(MaskedRunConfig):
     """A tiny run for tests."""
 
     dropout: float = 0.1

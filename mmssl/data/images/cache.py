@@ -1,8 +1,9 @@
 """Images of a small set decoded once and kept as uint8 in one flat buffer; crops are cut from it batch by batch.
 
 Images keep their aspect ratio and are shrunk (antialiased) to what the target size needs (not at all for native
-crops), so they are ragged: image i is ``heights[i]`` rows of ``widths[i]`` pixels from ``offsets[i]`` on. Crops are resized with the same antialiased
-bilinear filter (a triangle as wide as the reduction) in two ways that agree to one grey level:
+crops), so they are ragged: image i is ``heights[i]`` rows of ``widths[i]`` pixels from ``offsets[i]`` on. Crops are
+resized with the same antialiased bilinear filter (a triangle as wide as the reduction) in two ways that agree to one
+grey level:
 
 - on the CPU by torch's own uint8 kernel, image by image: 64 crops of 160 px take 7 ms on one core, ten times less than
   bilinear gathers vectorised over the batch;

@@ -115,10 +115,10 @@ def read_header(source: bytes | Path, limits: Limits | None = None) -> Header:
         if jpeg is not None and not jpeg.exif:
             _check_size(jpeg.height, jpeg.width, limits)
             return Header("JPEG", {1: "L", 3: "RGB", 4: "CMYK"}.get(jpeg.components, "?"), jpeg.height, jpeg.width)
-        with _open_pillow(raw, limits) as picture:
+        with open_pillow(raw, limits) as picture:
             width, height = picture.size
             # Pillow turns TIFFs itself, and tells their size accordingly
-            if picture.format != "TIFF" and _orientation(picture) >= 5:
+            if picture.format != "TIFF" and orientation_of(picture) >= 5:
                 width, height = height, width
             return Header(picture.format or "?", picture.mode, height, width)
 
@@ -163,7 +163,8 @@ def _formats() -> tuple[str, ...]:
     return tuple(name for name in FORMATS if name in Image.OPEN)
 
 
-def _open_pillow(raw: bytes, limits: Limits) -> "PillowImage":
+def open_pillow(raw: bytes, limits: Limits) -> "PillowImage":
+    """What Pillow reads of a header; decodes nothing. Raises MediaError for what is no picture, or too large a one."""
     from PIL import Image, UnidentifiedImageError
 
     try:
@@ -176,7 +177,7 @@ def _open_pillow(raw: bytes, limits: Limits) -> "PillowImage":
     return picture
 
 
-def _orientation(picture: "PillowImage") -> int:
+def orientation_of(picture: "PillowImage") -> int:
     """The EXIF orientation, 1 to 8; 1 when there is none or the block is damaged."""
     try:
         value = picture.getexif().get(_ORIENTATION_TAG, 1)
@@ -185,24 +186,28 @@ def _orientation(picture: "PillowImage") -> int:
         return 1
 
 
+def upright(picture: "PillowImage", orientation: int) -> "PillowImage":
+    """Turned and flipped as an EXIF orientation asks."""
+    from PIL import Image
+
+    return picture.transpose(Image.Transpose(_TURNS[orientation])) if orientation > 1 else picture
+
+
 def _decode_pillow(
     raw: bytes, channels: int, reduce: int, limits: Limits, may_turn: bool
 ) -> UInt8[Tensor, "channel height width"]:
-    from PIL import Image
-
     if channels not in (1, 2, 3, 4):
         raise MediaError("unsupported", f"picture formats give 1 to 4 channels, not {channels}: store it as .npy")
-    with _open_pillow(raw, limits) as picture:
+    with open_pillow(raw, limits) as picture:
         width, height = picture.size
         if reduce > 1:
             picture.draft(None, (width // reduce, height // reduce))
         picture.load()
-        orientation = _orientation(picture) if may_turn else 1
+        orientation = orientation_of(picture) if may_turn else 1
         pixels = _to_channels(picture, channels)
         if reduce > 1 and pixels.size == (width, height):
             pixels = pixels.reduce(reduce)
-        if orientation > 1:
-            pixels = pixels.transpose(Image.Transpose(_TURNS[orientation]))
+        pixels = upright(pixels, orientation)
         # nobody else holds these bytes, so a tensor may own them without a copy
         return (
             torch.frombuffer(pixels.tobytes(), dtype=torch.uint8).view(pixels.height, pixels.width, -1).permute(2, 0, 1)

@@ -152,6 +152,11 @@ class ImageLoader:
         """Every usable image once, in the order of ids: centre crop, epoch 0. The last batch may be smaller."""
         yield from self._frozen(np.arange(len(self.usable)), batch_size or self.order.batch_size)
 
+    def spread(self, count: int, batch_size: int | None = None) -> Iterator[Batch]:
+        """Centre crops, as :meth:`frozen` has them, of ``count`` images evenly spaced in the order of ids (or all)."""
+        count = min(count, len(self.usable))
+        yield from self._frozen(np.arange(count) * len(self.usable) // count, batch_size or self.order.batch_size)
+
     def batch_at(self, ids: Sequence[int], epochs: Sequence[int]) -> Batch:
         """The training crops of given samples at given epochs, read in this process."""
         wanted, when = np.asarray(ids, np.int64), np.asarray(epochs, np.int64)
@@ -167,10 +172,8 @@ class ImageLoader:
         The images are evenly spaced in the order of ids (all of them when there are no more), so the numbers are a
         function of the data and the crop size; they come from exact counts of the grey levels.
         """
-        count = min(STATISTICS_IMAGES, len(self.usable))
-        places = np.arange(count) * len(self.usable) // count
         levels = np.zeros((self.source.channels, 256), np.int64)
-        for batch in self._frozen(places, 64):
+        for batch in self.spread(STATISTICS_IMAGES, 64):
             for channel, values in zip(levels, batch["image"].unbind(1), strict=True):
                 channel += torch.bincount(values.flatten(), minlength=256).cpu().numpy()
         return mean_std_of_levels(levels)

@@ -18,8 +18,9 @@ SIZES = (32, 64, 96, 128, 160, 192, 224)
 _LOOK_AT = 64
 
 
-def suggest_size(source: ImageSource) -> tuple[int, int]:
-    """The largest usual size that the median picture fills without being enlarged, from the headers of 64 pictures."""
+def suggest_size(source: ImageSource, share: float = 0.5, largest: int | None = None) -> tuple[int, int]:
+    """The largest usual size that all but a ``share`` of the pictures fill without being enlarged: from the headers of
+    64 pictures. At most ``largest``."""
     shortest = []
     for index in np.linspace(0, len(source) - 1, min(len(source), _LOOK_AT)).round().astype(int).tolist():
         try:
@@ -29,7 +30,8 @@ def suggest_size(source: ImageSource) -> tuple[int, int]:
         shortest.append(min(header.height, header.width))
     if not shortest:
         raise UserError(f"{source.name}: none of {_LOOK_AT} pictures looked at can be read; see `mmssl inspect`")
-    edge = max((size for size in SIZES if size <= np.median(shortest)), default=SIZES[0])
+    filled = np.quantile(shortest, share)
+    edge = max((size for size in SIZES if size <= min(filled, largest or filled)), default=SIZES[0])
     return edge, edge
 
 

@@ -2,9 +2,10 @@
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, TypeVar
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from mmssl.errors import UserError
@@ -14,6 +15,9 @@ from mmssl.interchange.weights import Weights, load_strictly
 from mmssl.nn.patches import resize_positions, sincos_positions
 from mmssl.nn.transformer import TransformerConfig
 from mmssl.predictors.masked_autoencoder import MaskedAutoencoder, MaskedAutoencoderConfig
+from mmssl.predictors.pixels import PixelConfig
+
+Config = TypeVar("Config", MaskedAutoencoderConfig, PixelConfig)
 
 _DECODER = ("mask_token", "decoder_embedding.", "memory_norm.", "decoder.", "decoder_norm.", "head.")
 """Names of everything that is not the encoder."""
@@ -33,6 +37,14 @@ def adapt_config(
     :func:`mmssl.interchange.vit.checkpoint.read_checkpoint` refuses.
     """
     source = read_checkpoint(where)
+    adapted = adapt_encoder(source, config, keep_patch_size)
+    if source.decoder is not None and source.architecture == config.architecture != "simmim":
+        adapted = replace(adapted, decoder=taken_over(config.decoder, source.decoder))
+    return adapted
+
+
+def adapt_encoder(source: Checkpoint, config: Config, keep_patch_size: bool) -> Config:
+    """:func:`adapt_config` for whatever has our trunk as its encoder; ``config`` says the trunk's dropout."""
     _check_channels(source, config)
     if keep_patch_size and source.patch_size != config.patch_size:
         raise UserError(
@@ -40,15 +52,14 @@ def adapt_config(
             "leave --patch-size out, or choose other weights"
         )
     changes: dict[str, Any] = {"patch_size": source.patch_size, "encoder": _encoder_for(source, config)}
-    if source.decoder is not None and source.architecture == config.architecture != "simmim":
-        changes["decoder"] = taken_over(config.decoder, source.decoder)
     adapted = replace(config, **changes)
     if config.positions == "sincos" and not source.positions_are_sincos(_grid_of(source, adapted)):
         adapted = replace(adapted, positions="learned")
     return adapted
 
 
-def _encoder_for(source: Checkpoint, config: MaskedAutoencoderConfig) -> TransformerConfig:
+def _encoder_for(source: Checkpoint, config: MaskedAutoencoderConfig | PixelConfig) -> TransformerConfig:
+    assert config.encoder is not None  # a model of timm in its place has its own way to start
     encoder = taken_over(config.encoder, source.encoder)
     if source.heads_assumed:
         if all(getattr(encoder, name) == getattr(config.encoder, name) for name in SHAPE if name != "heads"):
@@ -61,7 +72,7 @@ def _encoder_for(source: Checkpoint, config: MaskedAutoencoderConfig) -> Transfo
     return encoder
 
 
-def _grid_of(source: Checkpoint, config: MaskedAutoencoderConfig) -> tuple[int, int]:
+def _grid_of(source: Checkpoint, config: MaskedAutoencoderConfig | PixelConfig) -> tuple[int, int]:
     if source.grid is not None:
         return source.grid
     if source.position.shape[0] == config.grid[0] * config.grid[1]:
@@ -72,7 +83,7 @@ def _grid_of(source: Checkpoint, config: MaskedAutoencoderConfig) -> tuple[int, 
     )
 
 
-def _check_channels(source: Checkpoint, config: MaskedAutoencoderConfig) -> None:
+def _check_channels(source: Checkpoint, config: MaskedAutoencoderConfig | PixelConfig) -> None:
     if source.channels != config.channels:
         raise UserError(
             f"{source.path} takes {source.channels} channels, this model {config.channels}: "
@@ -91,22 +102,16 @@ def load_initial_weights(predictor: MaskedAutoencoder, where: str | Path) -> str
     Raises UserError where weights and model do not fit, saying what to set; :func:`adapt_config` sets it.
     """
     source, config = read_checkpoint(where), predictor.config
-    _check_fit(source, config)
-    weights = dict(source.weights)
-    said, new, fresh = [f"encoder {config.encoder.depth} x {config.encoder.dim}"], [], []
-    if "encoder.norm.weight" not in weights:
-        new.append("the encoder's last norm")
-        fresh.append("encoder.norm.")
+    weights, scaled, said, new = encoder_weights(source, config)
+    fresh = ["encoder.norm."] if new else []
     part = "decoder" if config.architecture != "simmim" else "pixel head"
     no_decoder = _no_decoder(source, config)
     if no_decoder or source.decoder_weights is None:
         new.append(f"the {part} ({no_decoder})")
         fresh += _DECODER
     else:
-        weights |= source.decoder_weights
-        said.append(part)
-    said += _load_positions(source, predictor, weights)
-    said += _rescale_inputs(source, predictor, weights)
+        weights |= _head_for(scaled, source, config)
+        said.insert(1, part)
     load_strictly(source.path, predictor, weights, fresh)
     if source.heads_assumed:
         said.append(f"{config.encoder.heads} heads are an assumption")
@@ -115,13 +120,36 @@ def load_initial_weights(predictor: MaskedAutoencoder, where: str | Path) -> str
     return f"init {where} ({source.kind}): {', '.join(said)}" + (f"; new: {' and '.join(new)}" if new else "")
 
 
-def _check_fit(source: Checkpoint, config: MaskedAutoencoderConfig) -> None:
+def encoder_weights(
+    source: Checkpoint, config: MaskedAutoencoderConfig | PixelConfig
+) -> tuple[Weights, "Scale | None", list[str], list[str]]:
+    """Weights of an encoder of ``config``, without the channel of a hole; the change of pixel scale that they absorb;
+    what was loaded; and what was not there. Raises UserError where they do not fit."""
+    check_fit(source, config)
+    assert config.encoder is not None
+    said = [f"encoder {config.encoder.depth} x {config.encoder.dim}"]
+    new = [] if "encoder.norm.weight" in source.weights else ["the encoder's last norm"]
+    position, resized = _positions(source, config)
+    scale = scale_of(source, config)
+    weights = {**source.weights, **position}
+    if scale is not None:
+        weight = weights["patch_embedding.weight"].double()
+        weights["patch_embedding.weight"] = (weight * scale.ratio).float()
+        weights["patch_embedding.bias"] = (weights["patch_embedding.bias"].double() + weight @ scale.offset).float()
+        resized.append("pixel scale changed to this data's mean and standard deviation")
+    if source.mean is None or source.std is None:
+        resized.append("the source does not say its mean and standard deviation")
+    return weights, scale, said + resized, new
+
+
+def check_fit(source: Checkpoint, config: MaskedAutoencoderConfig | PixelConfig) -> None:
     _check_channels(source, config)
     if source.patch_size != config.patch_size:
         raise UserError(
             f"{source.path} cuts patches of {_size(source.patch_size)}, this model of {_size(config.patch_size)}: "
             f"set patch_size to {source.patch_size}"
         )
+    assert config.encoder is not None
     check_trunk(source.path, _encoder_for(source, config), config.encoder)
     if config.positions == "sincos" and not source.positions_are_sincos(_grid_of(source, config)):
         raise UserError(f"{source.path} has learned positions, this model fixed ones: set positions to 'learned'")
@@ -142,31 +170,35 @@ def _no_decoder(source: Checkpoint, config: MaskedAutoencoderConfig) -> str:
     return ""
 
 
-def _load_positions(source: Checkpoint, predictor: MaskedAutoencoder, weights: Weights) -> list[str]:
-    config = predictor.config
+def _positions(source: Checkpoint, config: MaskedAutoencoderConfig | PixelConfig) -> tuple[Weights, list[str]]:
+    """The table of learned positions; nothing for fixed ones. And what was done to it."""
+    assert config.encoder is not None
     grid = _grid_of(source, config)
-    fixed = source.positions_are_sincos(grid)
     if config.positions == "sincos":
-        return []
+        return {}, []
     if grid == config.grid:
-        weights["position"] = source.position
-        return []
-    if fixed:
-        weights["position"] = sincos_positions(config.grid, config.encoder.dim)
-        return []
-    weights["position"] = resize_positions(source.position, grid, config.grid)
-    return [f"positions resized from {_size(grid)} to {_size(config.grid)} patches"]
+        return {"position": source.position}, []
+    if source.positions_are_sincos(grid):
+        return {"position": sincos_positions(config.grid, config.encoder.dim)}, []
+    resized = resize_positions(source.position, grid, config.grid)
+    return {"position": resized}, [f"positions resized from {_size(grid)} to {_size(config.grid)} patches"]
 
 
-def _rescale_inputs(source: Checkpoint, predictor: MaskedAutoencoder, weights: Weights) -> list[str]:
-    """Fold the change of mean and standard deviation into the layers that touch pixels.
+class Scale(NamedTuple):
+    """Another mean and standard deviation, for every value of a patch.
 
     A pixel p enters as (p - m) / s. With m', s' the source's and m, s ours, (p - m') / s' = r * (p - m) / s + o, where
     r = s / s' and o = (m - m') / s'.
     """
+
+    ratio: Float[Tensor, " value"]
+    offset: Float[Tensor, " value"]
+
+
+def scale_of(source: Checkpoint, config: MaskedAutoencoderConfig | PixelConfig) -> Scale | None:
+    """What the layers that touch pixels must absorb; None where nothing changes, or the source does not say."""
     if source.mean is None or source.std is None:
-        return ["the source does not say its mean and standard deviation"]
-    config = predictor.config
+        return None
 
     def per_pixel(values: tuple[float, ...]) -> Tensor:
         by_channel = torch.tensor(values, dtype=torch.float64).expand(config.channels)
@@ -174,12 +206,14 @@ def _rescale_inputs(source: Checkpoint, predictor: MaskedAutoencoder, weights: W
 
     mean, std, their_mean, their_std = map(per_pixel, (config.mean, config.std, source.mean, source.std))
     if torch.equal(mean, their_mean) and torch.equal(std, their_std):
-        return []
-    ratio, offset = std / their_std, (mean - their_mean) / their_std
-    weight = weights["patch_embedding.weight"].double()
-    weights["patch_embedding.weight"] = (weight * ratio).float()
-    weights["patch_embedding.bias"] = (weights["patch_embedding.bias"].double() + weight @ offset).float()
-    if "head.weight" in weights and source.target == config.target == "pixels":
-        weights["head.weight"] = (weights["head.weight"].double() / ratio[:, None]).float()
-        weights["head.bias"] = ((weights["head.bias"].double() - offset) / ratio).float()
-    return ["pixel scale changed to this data's mean and standard deviation"]
+        return None
+    return Scale(std / their_std, (mean - their_mean) / their_std)
+
+
+def _head_for(scale: Scale | None, source: Checkpoint, config: MaskedAutoencoderConfig) -> Weights:
+    """The decoder, its head on our pixel scale where it predicts plain pixels."""
+    weights = dict(source.decoder_weights or {})
+    if scale is not None and source.target == config.target == "pixels":
+        weights["head.weight"] = (weights["head.weight"].double() / scale.ratio[:, None]).float()
+        weights["head.bias"] = ((weights["head.bias"].double() - scale.offset) / scale.ratio).float()
+    return weights
