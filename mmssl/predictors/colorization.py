@@ -17,7 +17,7 @@ from torch.nn import functional as F  # noqa: N812 - the field's name for it
 
 from mmssl.errors import UserError
 from mmssl.nn.pixel_network import PixelNetwork
-from mmssl.perturbations.colour import AbQuantizer, lab_to_srgb, rebalancing, smooth_prior, srgb_to_lab
+from mmssl.perturbations.colour import AbQuantizer, lab_to_srgb, rebalancing, smooth_prior, srgb_to_lab, within_srgb
 from mmssl.predictors.base import Batch, View
 from mmssl.predictors.pixels import PixelConfig, PixelPredictor
 
@@ -170,11 +170,11 @@ class Colorization(PixelPredictor):
         return {"loss": -(weight * told).sum(), "reference": -(weight * constant).sum()}
 
     def picture_of(self, view: View) -> Float[Tensor, "batch 3 height width"]:
-        """The given lightness with the predicted colours, in sRGB."""
+        """The given lightness with the predicted colours, in sRGB; paler where it has no such colour as light or dark."""
         lightness = view["lightness"]
         ab = self.colours(self.predict(self.encode(view), view))
         ab = F.interpolate(ab, lightness.shape[2:], mode="bicubic", align_corners=False)
-        return lab_to_srgb(torch.cat([lightness, ab], 1))
+        return lab_to_srgb(within_srgb(torch.cat([lightness, ab], 1)))
 
     def trivial_picture(self, view: View) -> Float[Tensor, "batch 3 height width"]:
         """Grey of the given lightness."""
