@@ -66,19 +66,23 @@ def _read(file: Any, count: int) -> Float32[np.ndarray, "frame channel"]:
     return file.read(count, "float32", always_2d=True)
 
 
-@contextmanager
-def _open(extent: Extent) -> Iterator[Any]:
+def _open(extent: Extent) -> Any:
+    """A soundfile.SoundFile; used in a with statement it closes what it reads from."""
     try:
         import soundfile
     except ImportError:
         raise UserError(f"{extent.path} needs soundfile to be read: pip install 'mmssl[audio]'") from None
     if extent.alone:
         # by descriptor: a path may hold bytes that are no text
-        with soundfile.SoundFile(os.open(extent.path, os.O_RDONLY), closefd=True) as file:
-            yield file
-    elif extent.size <= _WHOLE:
-        with soundfile.SoundFile(io.BytesIO(extent.read(0, extent.size))) as file:
-            yield file
-    else:
-        with Window(extent) as window, soundfile.SoundFile(cast(Any, window)) as file:
-            yield file
+        return soundfile.SoundFile(os.open(extent.path, os.O_RDONLY), closefd=True)
+    if extent.size <= _WHOLE:
+        return soundfile.SoundFile(io.BytesIO(extent.read(0, extent.size)))
+    return _windowed(extent)
+
+
+@contextmanager
+def _windowed(extent: Extent) -> Iterator[Any]:
+    import soundfile
+
+    with Window(extent) as window, soundfile.SoundFile(cast(Any, window)) as file:
+        yield file

@@ -5,6 +5,7 @@ far back its bits begin (ISO/IEC 11172-3:1993, 2.4.1 and 2.4.2; 13818-3:1998 for
 before the segment are the packets that it needs and no fixed time. Whatever is unusual is left to :mod:`pyav`.
 """
 
+import functools
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,8 +23,6 @@ _KILOBITS = {
     False: (0, 8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160),
 }
 """Of Layer III by the four bits in a header; by whether it is MPEG-1, that is, of 32 kHz or more."""
-_SAME = 0xFFFE0C00
-"""What all headers of a file share: the mark of a beginning, version, layer and sample rate."""
 _REACH = 1.0
 """Seconds before a segment from which on packets are cut: where its bits begin is known only then."""
 _SPARE = 2
@@ -70,14 +69,15 @@ def read_frames(
         return None
     with open_media(extent, seconds, "mp3") as container:
         stream = sound_of(container)
+        ticks = float(1 / stream.time_base) / header.rate
         ahead = max(0, start - round(_REACH * header.rate))
         if ahead:
-            container.seek(header.offset + int(ahead / header.rate / stream.time_base), stream=stream)
+            container.seek(header.offset + int(ahead * ticks), stream=stream)
         packet = next(container.demux(stream))
         if packet.pts is None or packet.pos is None:
             return None
-        place = round((packet.pts - header.offset) * stream.time_base * header.rate)
-        packets = _cut(extent, header, packet.pos, stop - place)
+        place, begin = round((packet.pts - header.offset) / ticks), packet.pos
+    packets = _cut(extent, header, begin, stop - place)
     if packets is None or place > start:
         return None
     wanted = (start - place) // packets.length
@@ -93,27 +93,40 @@ def read_frames(
 def _cut(extent: Extent, header: Header, at: int, frames: int) -> _Packets | None:
     """Packets from byte ``at`` of the file on, for at least so many frames."""
     raw = extent.read(at, _CHUNK)
-    mark = int.from_bytes(raw[:4], "big") & _SAME
-    high = header.rate >= 32_000
-    # Layer III, and MPEG-1 for the high sample rates only
-    if mark >> 17 & 3 != 1 or (mark >> 19 & 3 == 3) != high:
+    length = 1152 if header.rate >= 32_000 else 576
+    sizes, mark = _sizes(header.rate), raw[:2]
+    if len(mark) < 2 or mark[0] != 0xFF or mark[1] & 0xFE not in (0xFA, 0xF2, 0xE2):  # Layer III of MPEG-1, 2, 2.5
         return None
-    length = 1152 if high else 576
-    sizes = [125 * length * rate // header.rate for rate in _KILOBITS[high]]
     begins = [0]
     begin = 0
     for _ in range(-(-frames // length)):
         if begin + 4 > len(raw):
             raw += extent.read(at + len(raw), len(raw))
-        head = int.from_bytes(raw[begin : begin + 4], "big")
-        index = head >> 12 & 15
-        if head & _SAME != mark or not 0 < index < 15:
+        size = sizes.get(raw[begin + 2]) if raw[begin : begin + 2] == mark and begin + 4 <= len(raw) else None
+        if size is None:
             return None
-        begin += sizes[index] + (head >> 9 & 1)
+        begin += size
         begins.append(begin)
     if begin > len(raw):
         raw += extent.read(at + len(raw), begin - len(raw))
     return _Packets(raw, begins, length) if begin <= len(raw) else None
+
+
+@functools.cache
+def _sizes(rate: int) -> dict[int, int]:
+    """Bytes of a packet by the third byte of its header: 4 bits for kbit/s, 2 for the rate, padding, a private bit."""
+    high = rate >= 32_000
+    index = {44_100: 0, 48_000: 1, 32_000: 2}.get(rate * (1 if high else 2 if rate > 12_000 else 4))
+    if index is None:
+        return {}
+    length = 1152 if high else 576
+    return {
+        number << 4 | index << 2 | padding << 1 | private: 125 * length * kilobits // rate + padding
+        for number, kilobits in enumerate(_KILOBITS[high])
+        if number
+        for padding in (0, 1)
+        for private in (0, 1)
+    }
 
 
 def _decoded(
@@ -128,14 +141,14 @@ def _decoded(
         decoded = decoder.decode(av.Packet(raw))
     except av.FFmpegError:  # it says nothing of the place
         return None
-    plain = ("fltp", header.rate, header.channels, packets.length)
-    if len(decoded) != len(packets.begins) - 1 - first or any(
-        (frame.format.name, frame.sample_rate, frame.layout.nb_channels, frame.samples) != plain
-        for frame in (decoded[0], decoded[-1])
-    ):
-        return None
     planes = [frame.planes for frame in decoded[wanted - first :]]
     count = len(planes) * packets.length
+    if (
+        len(decoded) != len(packets.begins) - 1 - first
+        or (decoded[-1].format.name, decoded[-1].sample_rate) != ("fltp", header.rate)
+        or any(len(plane) != header.channels for plane in planes)
+    ):
+        return None
     found = np.empty((count, header.channels), np.float32)
     for channel in range(header.channels):
         joined = np.frombuffer(b"".join([plane[channel] for plane in planes]), np.float32)
