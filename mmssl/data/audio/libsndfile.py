@@ -1,7 +1,7 @@
 """Recordings that libsndfile reads, through soundfile: FLAC, Ogg Vorbis and Opus, AIFF, AU, CAF, odd WAV files.
 
-MP3 is left to PyAV: libsndfile's seek gives samples that differ from those of decoding the whole (it starts without the
-bits that earlier frames left in reserve), and complains of that on standard error.
+MP3 is left to PyAV: libsndfile decodes 4 packets before the one it seeks, which are too few below some 40 kbit/s, so that
+samples differ from those of decoding the whole, by up to full scale; and it complains of that on standard error.
 """
 
 import io
@@ -47,6 +47,8 @@ def read_frames(extent: Extent, start: int, stop: int) -> Float32[np.ndarray, "f
     with _open(extent) as file:
         if start:
             file.seek(start)
+        # after each read of a seekable file soundfile seeks to where it is: a tenth of the time in FLAC, and all in vain
+        file.seekable = lambda: False
         return _read(file, stop - start)
 
 
@@ -58,24 +60,29 @@ def blocks(extent: Extent) -> Iterator[Float32[np.ndarray, "frame channel"]]:
 
 
 def _read(file: Any, count: int) -> Float32[np.ndarray, "frame channel"]:
-    if file.subtype == "PCM_16":  # numpy's conversion takes a fifth of the time of libsndfile's
+    # numpy's conversion takes a fifth of the time of libsndfile's, but a FLAC decoder's samples are converted anyway
+    if file.subtype == "PCM_16" and file.format != "FLAC":
         return np.multiply(file.read(count, "int16", always_2d=True), np.float32(2.0**-15), dtype=np.float32)
     return file.read(count, "float32", always_2d=True)
 
 
-@contextmanager
-def _open(extent: Extent) -> Iterator[Any]:
+def _open(extent: Extent) -> Any:
+    """A soundfile.SoundFile; used in a with statement it closes what it reads from."""
     try:
         import soundfile
     except ImportError:
         raise UserError(f"{extent.path} needs soundfile to be read: pip install 'mmssl[audio]'") from None
     if extent.alone:
         # by descriptor: a path may hold bytes that are no text
-        with soundfile.SoundFile(os.open(extent.path, os.O_RDONLY), closefd=True) as file:
-            yield file
-    elif extent.size <= _WHOLE:
-        with soundfile.SoundFile(io.BytesIO(extent.read(0, extent.size))) as file:
-            yield file
-    else:
-        with Window(extent) as window, soundfile.SoundFile(cast(Any, window)) as file:
-            yield file
+        return soundfile.SoundFile(os.open(extent.path, os.O_RDONLY), closefd=True)
+    if extent.size <= _WHOLE:
+        return soundfile.SoundFile(io.BytesIO(extent.read(0, extent.size)))
+    return _windowed(extent)
+
+
+@contextmanager
+def _windowed(extent: Extent) -> Iterator[Any]:
+    import soundfile
+
+    with Window(extent) as window, soundfile.SoundFile(cast(Any, window)) as file:
+        yield file

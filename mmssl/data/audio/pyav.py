@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float32
 
+from mmssl.data.audio import mp3
 from mmssl.data.audio.header import Header
 from mmssl.data.limits import MediaError
 from mmssl.data.media import open_media, samples_of, sound_of
@@ -44,6 +45,9 @@ def read_frames(
     extent: Extent, header: Header, start: int, stop: int, seconds: float
 ) -> Float32[np.ndarray, "frame channel"]:
     """Frames ``start`` to ``stop``; fewer when the recording ends before."""
+    found = mp3.read_frames(extent, header, start, stop, seconds)
+    if found is not None:
+        return found
     found = np.zeros((stop - start, header.channels), np.float32)
     with open_media(extent, seconds) as container:
         stream = sound_of(container)
