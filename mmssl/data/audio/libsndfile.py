@@ -1,7 +1,7 @@
 """Recordings that libsndfile reads, through soundfile: FLAC, Ogg Vorbis and Opus, AIFF, AU, CAF, odd WAV files.
 
-MP3 is left to PyAV: libsndfile decodes 4 packets before the one it seeks, which are too few below some 40 kbit/s, so that
-samples differ from those of decoding the whole, by up to full scale; and it complains of that on standard error.
+MP3 is left to PyAV: libsndfile decodes 4 packets before the one it seeks. At low bit rates (32 kbit/s at 44.1 kHz)
+these are too few, and samples are not those of decoding the whole, by up to 0.3; and it complains on standard error.
 """
 
 import io
@@ -47,7 +47,7 @@ def read_frames(extent: Extent, start: int, stop: int) -> Float32[np.ndarray, "f
     with _open(extent) as file:
         if start:
             file.seek(start)
-        # after each read of a seekable file soundfile seeks to where it is: a tenth of the time in FLAC, and all in vain
+        # after each read of a seekable file soundfile seeks to where it is: in FLAC, a tenth of the time for nothing
         file.seekable = lambda: False
         return _read(file, stop - start)
 
