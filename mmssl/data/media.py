@@ -22,18 +22,15 @@ _TYPES = {"u8": "|u1", "s16": "=i2", "s32": "=i4", "s64": "=i8", "flt": "=f4", "
 
 
 @contextlib.contextmanager
-def open_media(extent: Extent, seconds: float, form: str | None = None) -> Iterator[Any]:
-    """The file as a PyAV container, of the format with this name or of one to be found out.
-
-    Opening it and each read may take so many seconds.
-    """
+def open_media(extent: Extent, seconds: float) -> Iterator[Any]:
+    """The file as a PyAV container; opening it and each read may take so many seconds."""
     try:
         import av
     except ImportError:
         raise UserError(f"{extent.path} needs PyAV to be read: pip install 'mmssl[audio]'") from None
     with contextlib.ExitStack() as stack:
         file = extent.path if extent.alone else stack.enter_context(io.BufferedReader(Window(extent), 2**16))
-        yield stack.enter_context(av.open(file, format=form, timeout=seconds, metadata_errors="replace"))
+        yield stack.enter_context(av.open(file, timeout=seconds, metadata_errors="replace"))
 
 
 def sound_of(container: Any) -> Any:
