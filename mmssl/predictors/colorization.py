@@ -36,9 +36,10 @@ class ColorizationConfig(PixelConfig):
     """classes: a distribution over colours, rebalanced. regression: squared error, which prefers grey when in doubt."""
     reduce: int = 4
     """Colours are predicted at so many times fewer rows and columns (4: Zhang et al. 2016, §3.1): the eye is content."""
-    rebalance: float = 0.5
+    rebalance: float = 0.1
     """How much rare colours weigh: 1 minus the share of the uniform distribution that the data's is mixed with; 0 not at
-    all. At 0.5 as in Zhang et al. 2016, eq. 4."""
+    all. Zhang et al. 2016, eq. 4, take 0.5; there a small encoder after 1,000 steps on CIFAR-10 was farther from the
+    true colours of unseen photos than grey is, and nearer with 0.1."""
     temperature: float = 0.38
     """Of the annealed mean: 1 is the mean of the distribution, 0 its most likely colour (Zhang et al. 2016, eq. 5)."""
 

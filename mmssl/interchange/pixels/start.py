@@ -110,7 +110,7 @@ def load_pretrained(predictor: PixelPredictor) -> str:
     backbone.model.load_state_dict(weights)
     said, new = [name], ["the channel of the hole (zeros)"] if has_hole(predictor) else []
     wanted = _with_statistics(config, *published_statistics(config))
-    if (wanted.mean, wanted.std) != (config.mean, config.std):
+    if not _same_scale(config, wanted.mean, wanted.std):
         said.append("the pictures of these weights had another mean and standard deviation")
     return _line("pretrained by timm", said, [*new, "the decoder (there is none)"])
 
