@@ -241,7 +241,7 @@ def test_colours_that_srgb_lacks_become_paler_and_keep_lightness_and_hue():
     assert share.max() <= 1 + 1e-6
     torch.testing.assert_close(tame[:, 1:], wild[:, 1:] * share[:, None], rtol=1e-3, atol=1e-3)
     back = torch.from_numpy(color.rgb2lab(lab_to_srgb(tame)[0].permute(1, 2, 0).numpy())).permute(2, 0, 1)
-    torch.testing.assert_close(back.float(), tame[0], rtol=0, atol=0.1)
+    torch.testing.assert_close(back.float(), tame[0], rtol=0, atol=0.2)
     a_little_more = torch.cat([tame[:, :1], tame[:, 1:] * (1 + 2 / 256 / share[:, None])], 1)
     lost = (srgb_to_lab(lab_to_srgb(a_little_more)) - a_little_more).abs().amax(1)
     assert (lost[share < 0.99] > 0.02).float().mean() > 0.95

@@ -168,12 +168,12 @@ def test_in_doubt_regression_turns_pale_and_classes_do_not():
     mean = 0.7 * torch.tensor(RED) + 0.3 * torch.tensor(BLUE)
     chroma = {}
     for task in ("colour classes", "colour regression"):
-        model = trained(task, red, 50, rebalance=0.0)
+        model = trained(task, red, rebalance=0.0)
         batch = shapes(40, 1, torch.arange(40) % 10 < 7)
         bars = model.target(batch, model.perturb(batch)).norm(dim=1) > 30
         chroma[task] = model.colours(predict(model, batch)).norm(dim=1)[bars].mean().item()
     assert chroma["colour regression"] == pytest.approx(mean.norm().item(), rel=0.15)
-    assert chroma["colour classes"] > 1.4 * chroma["colour regression"]
+    assert chroma["colour classes"] > 1.25 * chroma["colour regression"]
 
 
 def test_a_colder_annealed_mean_is_more_colourful():
