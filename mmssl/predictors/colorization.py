@@ -35,7 +35,7 @@ class ColorizationConfig(PixelConfig):
     objective: Literal["classes", "regression"] = "classes"
     """classes: a distribution over colours, rebalanced. regression: squared error, which prefers grey when in doubt."""
     reduce: int = 4
-    """Colours are predicted at so many times fewer rows and columns (4: Zhang et al. 2016, §3.1): it suffices the eye."""
+    """Colours are predicted at as many times fewer rows and columns (4: Zhang et al. 2016, §3.1)."""
     rebalance: float = 0.1
     """How much rare colours weigh: 1 minus the share of the uniform distribution that the data's is mixed with; 0 not
     at all. Zhang et al. 2016, eq. 4, take 0.5: with that, the smallest trunk was farther from the true colours of
