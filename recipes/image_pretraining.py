@@ -244,10 +244,11 @@ def backbone(config: PixelRunConfig, pictures: Pictures, *, shrunk: int = 1, mas
 
 
 def starting_model(config: PixelRunConfig, run: RunFolder, model: M) -> M:
-    """The model of the flags, fitted to the weights of --init; when a run goes on, its own."""
-    if config.init and not config.resume:
-        return adapt_pixel_config(model, config.init, keep_patch_size=config.patch_size is not None)
-    if config.init and run.config_file.is_file():  # the folder of --init may be gone by now
+    """The model of the flags, fitted to the weights of --init or --pretrained; when a run goes on, its own."""
+    trained = config.init or config.pretrained
+    if trained and not config.resume:
+        return adapt_pixel_config(model, config.init or None, keep_patch_size=config.patch_size is not None)
+    if trained and run.config_file.is_file():  # the folder of --init may be gone by now
         return run.saved_predictor(type(model))
     return model
 

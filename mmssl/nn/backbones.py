@@ -79,14 +79,14 @@ class VitBackbone(Backbone):
 
     def tokens(self, pixels: Float[Tensor, "batch channel height width"]) -> Float[Tensor, "batch token dim"]:
         """cls and patches with their positions: the input of the trunk."""
-        grid = patch_grid(tuple(pixels.shape[2:]), self.patch)
+        grid = patch_grid((pixels.shape[2], pixels.shape[3]), self.patch)
         patches = self.patch_embedding(patchify(pixels, self.patch))
         cls = self.cls_token.to(patches.dtype).expand(patches.shape[0], -1, -1)
         return torch.cat([cls, patches + self.positions(grid)], 1)
 
     def forward(self, pixels: Float[Tensor, "batch channel height width"]) -> list[Tensor]:
         """One map, of the patches."""
-        grid = patch_grid(tuple(pixels.shape[2:]), self.patch)
+        grid = patch_grid((pixels.shape[2], pixels.shape[3]), self.patch)
         encoded = self.encoder(self.tokens(pixels), output=slice(1, None))
         return [encoded.transpose(1, 2).unflatten(2, grid)]
 
@@ -115,6 +115,7 @@ class TimmBackbone(Backbone):
 
     def __init__(self, name: str, size: tuple[int, int], channels: int) -> None:
         super().__init__()
+        self.model: Any
         self.model, self.sized = _build_timm(name, size, channels)
         info = [(entry["num_chs"], entry["reduction"]) for entry in self.model.feature_info]
         last = {stride: number for number, (_, stride) in enumerate(info)}  # the deepest map of each stride
@@ -134,7 +135,7 @@ class TimmBackbone(Backbone):
         """By timm's own grouping of its models."""
         from timm.models import group_parameters
 
-        depths = group_parameters(self.model, self.model.group_matcher(coarse=False), reverse=True)
+        depths: Any = group_parameters(self.model, self.model.group_matcher(coarse=False), reverse=True)
         return {f"model.{name}": depth for name, depth in depths.items()}
 
 

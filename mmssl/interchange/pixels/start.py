@@ -5,9 +5,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
 
-from jaxtyping import Float
-from torch import Tensor
-
 from mmssl.interchange.pixels.hole import join_hole
 from mmssl.interchange.pixels.timm_weights import (
     Statistics,
@@ -16,8 +13,8 @@ from mmssl.interchange.pixels.timm_weights import (
     published_statistics,
     read_timm,
 )
-from mmssl.interchange.vit.checkpoint import BACKBONE, Checkpoint, read_checkpoint
-from mmssl.interchange.vit.start import Scale, adapt_encoder, encoder_weights
+from mmssl.interchange.vit.checkpoint import BACKBONE, read_checkpoint
+from mmssl.interchange.vit.start import adapt_encoder, encoder_weights
 from mmssl.interchange.weights import Weights, load_strictly
 from mmssl.nn.backbones import TimmBackbone
 from mmssl.predictors import PREDICTORS
@@ -61,8 +58,9 @@ def _with_statistics(config: Config, mean: Statistics, std: Statistics) -> Confi
 def load_initial_pixel_weights(predictor: PixelPredictor, where: str | Path) -> str:
     """Load trained weights into a predictor; returns a line that says what was loaded and what was left as it was.
 
-    The backbone is always loaded whole; the decoder where it is of the same task, shape and pixel scale. A channel of
-    the hole that the weights do not know begins with zeros. Positions and the pixel scale of a trunk are treated as
+    The backbone is always loaded whole; the decoder where it is of the same task, shape and pixel scale. The channel of
+    the hole begins with zeros, unless it is of the same task and pixel scale: tasks put different things into a hole.
+    Positions and the pixel scale of a trunk are treated as
     :func:`mmssl.interchange.vit.start.load_initial_weights` does.
 
     Raises UserError where weights and model do not fit, saying what to set; :func:`adapt_pixel_config` sets it.
@@ -70,22 +68,21 @@ def load_initial_pixel_weights(predictor: PixelPredictor, where: str | Path) -> 
     config, backbone = predictor.config, predictor.network.backbone
     if isinstance(backbone, TimmBackbone):
         found = read_timm(where, config)
-        weights, hole_known = fitted(found, config, has_hole(predictor))
-        backbone.model.load_state_dict(weights)
-        said, new = [config.timm_model], []
         same_scale = _same_scale(config, found.mean, found.std)
+        hole_known = found.predictor == predictor.name and same_scale
+        backbone.model.load_state_dict(fitted(found, config, has_hole(predictor), hole_known))
+        said, new = [config.timm_model], []
         if not same_scale:
             said.append("the pictures of these weights had another mean and standard deviation, or do not say")
         kind, task, decoder, without = found.kind, found.predictor, found.decoder_weights, "there is none"
     else:
         source = read_checkpoint(where)
         weights, scale, said, new = encoder_weights(source, config)
-        hole_known, same_scale = source.hole is not None, scale is None
+        same_scale = scale is None
+        hole_known = source.architecture == predictor.name and same_scale
         if has_hole(predictor):
-            pixels = config.patch_size[0] * config.patch_size[1]
-            weights["patch_embedding.weight"] = join_hole(
-                weights["patch_embedding.weight"], _hole_of(source, scale), pixels
-            )
+            pixels, hole = config.patch_size[0] * config.patch_size[1], source.hole if hole_known else None
+            weights["patch_embedding.weight"] = join_hole(weights["patch_embedding.weight"], hole, pixels)
         load_strictly(source.path, backbone, weights, ["encoder.norm."] if new else [])
         kind, task, decoder, without = source.kind, source.architecture, source.decoder_weights, source.no_decoder
     if has_hole(predictor) and not hole_known:
@@ -129,15 +126,6 @@ def _same_scale(config: PixelConfig, mean: Statistics, std: Statistics) -> bool:
         return values * config.channels if values is not None and len(values) == 1 else values
 
     return (spread(mean), spread(std)) == (spread(config.mean), spread(config.std))
-
-
-def _hole_of(source: Checkpoint, scale: Scale | None) -> Float[Tensor, "dim pixel"] | None:
-    """Weights of the channel of the hole. In a hole pixels are 0 on either scale, so it takes back the change of scale
-    that the other channels absorb."""
-    if source.hole is None or scale is None:
-        return source.hole
-    absorbed = source.weights["patch_embedding.weight"].double() * scale.offset
-    return (source.hole.double() - absorbed.unflatten(1, (-1, source.channels)).sum(2)).float()
 
 
 def _load_decoder(predictor: PixelPredictor, weights: Weights, task: str, same_scale: bool) -> str:

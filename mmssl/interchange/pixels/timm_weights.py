@@ -122,9 +122,8 @@ def without_hole(weights: Mapping[str, Tensor], layers: Mapping[str, int], chann
     return plain, holes
 
 
-def fitted(source: TimmWeights, config: PixelConfig, hole: bool) -> tuple[Weights, bool]:
-    """The weights as timm's model of ``config`` takes them, with the channel of the hole where asked; and whether they
-    knew it.
+def fitted(source: TimmWeights, config: PixelConfig, hole: bool, hole_known: bool) -> Weights:
+    """The weights as timm's model of ``config`` takes them; with a channel for the ``hole``, theirs or zeros.
 
     Raises UserError where a tensor is missing, left over or of another shape.
     """
@@ -137,7 +136,7 @@ def fitted(source: TimmWeights, config: PixelConfig, hole: bool) -> tuple[Weight
                 f"{source.path} takes {theirs} channels, this model {config.channels}: set channels to {theirs}"
             )
     model = _load(source, weights, config).state_dict()
-    return with_hole(model, layers, holes) if hole else model, bool(holes)
+    return with_hole(model, layers, holes if hole_known else {}) if hole else model
 
 
 def with_hole(weights: Weights, layers: Mapping[str, int], holes: Mapping[str, Tensor]) -> Weights:

@@ -61,8 +61,11 @@ def _timm(predictor: PixelPredictor, backbone: TimmBackbone, folder: Path, out: 
     save_weights(weights, folder)
     write_json(folder / "config.json", timm_config(predictor, backbone))
     differences, version = compare_maps(predictor, backbone, folder)
-    load = ["import timm", f"model = timm.create_model('local-dir:{out}', pretrained=True)",
-            f"maps = model.forward_intermediates(x, indices={backbone.chosen}, intermediates_only=True)"]  # fmt: skip
+    load = [
+        "import timm",
+        f"model = timm.create_model('local-dir:{out}', pretrained=True)",
+        f"maps = model.forward_intermediates(x, indices={backbone.chosen}, norm=True, intermediates_only=True)",
+    ]
     notes = ["the deepest of these maps, its mean over pixels, is the mean feature"]
     if behind := _untrained(predictor, backbone):
         notes.append(f"not trained, because these maps come before it: {', '.join(behind)}")
@@ -108,7 +111,9 @@ def compare_maps(predictor: PixelPredictor, backbone: TimmBackbone, folder: Path
     batch = probe_batch(config)
     model: Any = timm.create_model(f"local-dir:{folder.resolve()}", pretrained=True).eval()
     inputs = timm_input(model, given_there(predictor, batch))
-    maps: list[Tensor] = model.forward_intermediates(inputs, indices=backbone.chosen, intermediates_only=True)
+    maps: list[Tensor] = model.forward_intermediates(
+        inputs, indices=backbone.chosen, norm=True, intermediates_only=True
+    )
     *earlier, last = (level.mean((2, 3)) for level in maps)
     theirs = {"mean": last} | {f"layer {number}": level for number, level in enumerate(earlier, 1)}
     return compare(predictor.encode_layers(batch), theirs), timm.__version__
@@ -119,8 +124,7 @@ def _untrained(predictor: PixelPredictor, backbone: TimmBackbone) -> list[str]:
     parameters = dict(backbone.named_parameters(prefix="", remove_duplicate=True))
     with torch.enable_grad():
         maps = backbone(predictor.clean_input(probe_batch(predictor.config)))
-        gradients = torch.autograd.grad(
-            sum(level.sum() for level in maps), list(parameters.values()), allow_unused=True
-        )
+        total = torch.stack([level.sum() for level in maps]).sum()
+        gradients = torch.autograd.grad(total, list(parameters.values()), allow_unused=True)
     used = {name.split(".")[1] for name, gradient in zip(parameters, gradients, strict=True) if gradient is not None}
     return sorted({name.split(".")[1] for name in parameters} - used)
