@@ -198,4 +198,4 @@ class Colorization(PixelPredictor):
     @property
     def reveal_note(self) -> str:
         """What is compared."""
-        return "Trivial: grey. Distance to the true colour in the ab plane; plausible colours need not be true."
+        return "Without learning: grey. Errors are distances in the ab plane; plausible colours need not be true."

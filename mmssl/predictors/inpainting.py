@@ -100,7 +100,7 @@ class Inpainting(PixelPredictor):
     @property
     def reveal_note(self) -> str:
         """What is compared."""
-        return "Trivial: smooth filling from the edge. PSNR and SSIM over the hole alone."
+        return "Without learning: smooth filling from the edge. PSNR and SSIM over the hole alone."
 
 
 def _gradient_error(

@@ -71,4 +71,4 @@ class Restoration(PixelPredictor):
     @property
     def reveal_note(self) -> str:
         """What is compared."""
-        return f"Perturbed by {', then '.join(self.config.perturbations)}; trivial: undone without learning."
+        return f"Perturbed by {', then '.join(self.config.perturbations)}; without learning: as far as that can be undone."
