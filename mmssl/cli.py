@@ -296,6 +296,32 @@ def localize(run: Positional[Path], video: Positional[Path], *, out: Path, other
     localize_run(run, video, out, other)
 
 
+def compare(
+    runs: Positional[tuple[Path, ...]],
+    *,
+    sweep: tuple[Path, ...] = (),
+    out: Path | None = None,
+    title: str | None = None,
+) -> None:
+    """Write one page about runs: what they hid and predicted, skill on one axis, probes side by side. HTML, no network.
+
+    What is missing, not finished or failed is said on the page, and the rest is shown.
+
+    Args:
+        runs: Run folders, of any recipes.
+        sweep: Folders that recipes/sweep.py wrote: skill against a flag, such as the mask fraction.
+        out: File to write; by default report.html beside the first run.
+        title: Of the page; by default chosen from the modalities.
+    """
+    from mmssl.errors import UserError
+    from mmssl.report import write_report
+
+    if not runs and not sweep:
+        raise UserError("give at least one run folder, or a sweep by --sweep")
+    first = (runs or sweep)[0]
+    print(write_report(runs, out or first.parent / "report.html", sweeps=sweep, title=title))
+
+
 def main(arguments: list[str] | None = None) -> None:
     """Command line."""
     with one_sentence_errors():
@@ -304,6 +330,7 @@ def main(arguments: list[str] | None = None) -> None:
                 "inspect": inspect,
                 "doctor": doctor,
                 "reveal": reveal,
+                "compare": compare,
                 "fill": fill,
                 "restore": restore,
                 "probe": probe,

@@ -51,7 +51,7 @@ class Config(PixelRunConfig):
     """classes: a distribution over colours, rare ones weighing more. regression: prefers grey when in doubt."""
     reduce: int = 4
     """Colours are predicted at so many times fewer rows and columns."""
-    rebalance: float = 0.5
+    rebalance: float = 0.1
     """How much more rare colours weigh in training, from 0, not at all, to below 1."""
     temperature: float = 0.38
     """Of the annealed mean of classes: 1 is the mean of the distribution, towards 0 its most likely colour."""

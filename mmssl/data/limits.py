@@ -6,14 +6,13 @@ stopped there, but one call of libwebp, libavif, libtiff or torchvision runs to 
 is killed from outside when files are read by :mod:`mmssl.data.pool` with worker processes.
 """
 
-import contextlib
+import _signal  # what signal.signal calls; that makes enums of numbers, in 40 µs where a decoder has filled the caches
 import os
 import signal
 import stat
 import threading
 import time
 import warnings
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -83,41 +82,60 @@ def read_bytes(source: bytes | Path, limits: Limits) -> bytes:
     return raw
 
 
-@contextlib.contextmanager
-def time_limit(seconds: float) -> Iterator[None]:
+class time_limit:  # noqa: N801, a with statement; generators would cost more than a small file's decoding
     """Stop the block with a MediaError after so many seconds; does nothing outside a main thread (see above)."""
-    if not hasattr(signal, "setitimer") or threading.current_thread() is not threading.main_thread():
-        yield
-        return
 
-    def stop(signum: int, frame: Any) -> None:  # noqa: ARG001
-        raise MediaError("timeout", f"decoding took longer than {seconds:g} s")
+    def __init__(self, seconds: float) -> None:
+        self._seconds, self._armed = seconds, False
 
-    started = time.monotonic()
-    previous = signal.signal(signal.SIGALRM, stop)
-    outer, interval = signal.setitimer(signal.ITIMER_REAL, seconds)
-    try:
-        yield
-    finally:
+    def _stop(self, signum: int, frame: Any) -> None:  # noqa: ARG002
+        raise MediaError("timeout", f"decoding took longer than {self._seconds:g} s")
+
+    def __enter__(self) -> None:
+        if not hasattr(signal, "setitimer") or threading.current_thread() is not threading.main_thread():
+            return
+        self._started = time.monotonic()
+        self._previous = _signal.signal(signal.SIGALRM, self._stop)
+        self._outer = signal.setitimer(signal.ITIMER_REAL, self._seconds)
+        self._armed = True
+
+    def __exit__(self, *_: object) -> None:
+        if not self._armed:
+            return
         signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, previous)
+        _signal.signal(signal.SIGALRM, self._previous)
+        outer, interval = self._outer
         if outer:  # somebody else's timer was running: let it go on
-            signal.setitimer(signal.ITIMER_REAL, max(outer - (time.monotonic() - started), 1e-3), interval)
+            signal.setitimer(signal.ITIMER_REAL, max(outer - (time.monotonic() - self._started), 1e-3), interval)
 
 
-@contextlib.contextmanager
-def guarded(seconds: float | None) -> Iterator[None]:
-    """Whatever a decoder throws becomes a MediaError; warnings about odd metadata stay silent."""
-    alarm = contextlib.nullcontext() if seconds is None else time_limit(seconds)
-    try:
-        with alarm, warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    except UserError:  # a MediaError too
-        raise
-    except MemoryError:
-        raise MediaError("memory", "decoding needs more memory than there is") from None
-    except Exception as error:  # decoders raise nearly every type on damaged input
+class guarded:  # noqa: N801
+    """Whatever a decoder throws becomes a MediaError; warnings about odd metadata stay silent.
+
+    Args:
+        seconds: the block may take; None for any time.
+    """
+
+    def __init__(self, seconds: float | None) -> None:
+        self._alarm = None if seconds is None else time_limit(seconds)
+        self._warnings = warnings.catch_warnings()
+
+    def __enter__(self) -> None:
+        self._warnings.__enter__()
+        warnings.simplefilter("ignore")
+        if self._alarm is not None:
+            self._alarm.__enter__()
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: Any) -> None:
+        if self._alarm is not None:
+            self._alarm.__exit__()
+        self._warnings.__exit__(kind, error, trace)
+        # a MediaError is a UserError
+        if not isinstance(error, Exception) or isinstance(error, UserError):
+            return
+        if isinstance(error, MemoryError):
+            raise MediaError("memory", "decoding needs more memory than there is") from None
+        # decoders raise nearly every type on damaged input
         reason = str(error).splitlines()[0] if str(error) else ""
         raise MediaError(
             "broken", f"cannot be decoded ({type(error).__name__}{': ' if reason else ''}{reason})"

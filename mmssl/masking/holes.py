@@ -14,7 +14,7 @@ from collections.abc import Callable
 from functools import lru_cache
 
 import torch
-from jaxtyping import Bool, Float, Int, Shaped
+from jaxtyping import Bool, Float, Int, Integer, Shaped, UInt8
 from torch import Tensor
 
 from mmssl.masking.choice import grid_shape
@@ -181,7 +181,7 @@ def _scaled(uniform: Float[Tensor, "*shape"], ends: tuple[int, int]) -> Int[Tens
     return ends[0] + (uniform * (ends[1] - ends[0] + 1)).to(torch.int64)
 
 
-def _grown(time: Int[Tensor, "batch row column"], corners: bool) -> Int[Tensor, "batch row column"]:
+def _grown(time: Integer[Tensor, "batch row column"], corners: bool) -> Int[Tensor, "batch row column"]:
     """The first time in each pixel's neighbourhood: its four neighbours, and with ``corners`` those across as well."""
     result = time.clone()
     torch.minimum(result[:, :, 1:], time[:, :, :-1], out=result[:, :, 1:])
@@ -194,7 +194,7 @@ def _grown(time: Int[Tensor, "batch row column"], corners: bool) -> Int[Tensor, 
 
 def _number_within(
     middle: Float[Tensor, "batch block"], extent: Float[Tensor, "batch block"], size: int
-) -> Int[Tensor, "batch block axis"]:
+) -> UInt8[Tensor, "batch block axis"]:
     """The number of the block where it lies on an axis, and the number of blocks elsewhere."""
     blocks = middle.shape[1]
     axis = torch.arange(size, dtype=torch.float32, device=middle.device)
@@ -212,12 +212,14 @@ def _offsets(
     return down.abs(), (torch.arange(size[1], dtype=row.dtype, device=row.device) - column).abs()
 
 
-def _reached(time: Int[Tensor, "batch pixel"], count: int, end: int) -> Int[Tensor, "batch 1"]:
+def _reached(time: Integer[Tensor, "batch pixel"], count: int, end: int) -> Int[Tensor, "batch 1"]:
     """By which of the times 0 ... ``end`` at least ``count`` pixels are covered."""
     return (_covered(time, end)[0] < count).sum(1, keepdim=True)
 
 
-def _covered(time: Int[Tensor, "batch pixel"], end: int) -> tuple[Int[Tensor, "batch time"], Int[Tensor, "batch time"]]:
+def _covered(
+    time: Integer[Tensor, "batch pixel"], end: int
+) -> tuple[Int[Tensor, "batch time"], Int[Tensor, "batch time"]]:
     """The number of pixels that are covered by each time, and those that are new."""
     one = torch.ones((), dtype=torch.int32, device=time.device)
     gained = torch.zeros(len(time), end + 1, dtype=torch.int32, device=time.device)
@@ -226,7 +228,7 @@ def _covered(time: Int[Tensor, "batch pixel"], end: int) -> tuple[Int[Tensor, "b
 
 
 def _earliest(
-    time: Int[Tensor, "batch pixel"],
+    time: Integer[Tensor, "batch pixel"],
     last: Int[Tensor, "batch 1"],
     ring: Float[Tensor, "batch row column"],
     count: int,
@@ -245,10 +247,12 @@ def _earliest(
 
 
 def _block_limit(mask_fraction: float) -> int:
+    """Enough rectangles for all but one picture in a thousand (measured); a fraction of 0.25 needs 3.8 of 15."""
     return math.ceil(10 - 14 * math.log1p(-mask_fraction))
 
 
 def _stroke_limit(mask_fraction: float) -> int:
+    """Enough strokes for all but one picture in a thousand (at 0.97, two); on 128 x 128 pixels 0.25 needs 3.4 of 11."""
     return math.ceil(4 - 24 * math.log1p(-mask_fraction))
 
 
@@ -263,9 +267,9 @@ def _aspect_table(device: torch.device) -> Float[Tensor, "step"]:
 def _circle_table(device: torch.device) -> tuple[Float[Tensor, "step"], Float[Tensor, "step"]]:
     """Cosine and sine at equal steps of a full turn."""
     angles = [2 * math.pi * step / _TABLE_STEPS for step in range(_TABLE_STEPS)]
-    return tuple(
-        torch.tensor([function(angle) for angle in angles], dtype=torch.float32, device=device)
-        for function in (math.cos, math.sin)
+    cosines, sines = ([function(angle) for angle in angles] for function in (math.cos, math.sin))
+    return torch.tensor(cosines, dtype=torch.float32, device=device), torch.tensor(
+        sines, dtype=torch.float32, device=device
     )
 
 

@@ -22,6 +22,8 @@ _DELTA = 6 / 29
 _GREY = (0.299, 0.587, 0.114)
 """Shares of red, green and blue in the luma of ITU-R BT.601."""
 _LEVELS = 256
+_SLACK = 1e-4
+"""By which linear sRGB may lie outside 0..1 and still count as inside: a colour of the edge, rounded."""
 _AB_LIMIT = 112.0
 """No sRGB colour has an a or b as large: they lie in -86.2 ... 98.2 and -107.9 ... 94.5."""
 
@@ -38,13 +40,37 @@ def srgb_to_lab(rgb: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "ba
 
 
 def lab_to_srgb(lab: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch 3 height width"]:
-    """Inverse of :func:`srgb_to_lab`. Colours that sRGB lacks are clamped to 0..1, each channel on its own."""
+    """Inverse of :func:`srgb_to_lab`. Colours that sRGB lacks are clamped to 0..1, each channel on its own, which can
+    change their lightness: see :func:`within_srgb`."""
+    linear = _linear_of_lab(lab).clamp(0, 1)
+    return torch.where(linear <= 0.0031308, 12.92 * linear, 1.055 * linear.clamp_min(0.0031308) ** (1 / 2.4) - 0.055)
+
+
+def within_srgb(
+    lab: Float[Tensor, "batch 3 height width"], halvings: int = 8
+) -> Float[Tensor, "batch 3 height width"]:
+    """Colours that sRGB lacks, paler until it has them; lightness and hue stay.
+
+    ``halvings`` of the interval in which the greatest share of the colour lies: 8 find it to 1 in 256.
+    """
+    inside = torch.zeros_like(lab[:, :1])
+    for halving in range(1, halvings + 1):
+        more = inside + 0.5**halving
+        linear = _linear_of_lab(torch.cat([lab[:, :1], lab[:, 1:] * more], 1))
+        fits = ((linear >= -_SLACK) & (linear <= 1 + _SLACK)).all(1, keepdim=True)
+        inside = torch.where(fits, more, inside)
+    whole = _linear_of_lab(lab)
+    fits = ((whole >= -_SLACK) & (whole <= 1 + _SLACK)).all(1, keepdim=True)
+    return torch.cat([lab[:, :1], torch.where(fits, lab[:, 1:], lab[:, 1:] * inside)], 1)
+
+
+def _linear_of_lab(lab: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch 3 height width"]:
+    """Linear sRGB, outside 0..1 where sRGB lacks a colour."""
     y = (lab[:, :1] + 16) / 116
     xyz = torch.cat([y + lab[:, 1:2] / 500, y, y - lab[:, 2:] / 200], 1)
     xyz = torch.where(xyz > _DELTA, xyz**3, 3 * _DELTA**2 * (xyz - 4 / 29))
     rows = [[share * white for share, white in zip(row, _WHITE, strict=True)] for row in _RGB_OF_XYZ]
-    linear = torch.cat(_mixed(xyz, rows), 1).clamp(0, 1)
-    return torch.where(linear <= 0.0031308, 12.92 * linear, 1.055 * linear.clamp_min(0.0031308) ** (1 / 2.4) - 0.055)
+    return torch.cat(_mixed(xyz, rows), 1)
 
 
 def grey(rgb: Float[Tensor, "batch channel height width"]) -> Float[Tensor, "batch 1 height width"]:

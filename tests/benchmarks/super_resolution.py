@@ -43,7 +43,7 @@ from image_pretraining import LEARNING_RATE, Pictures, with_crops, with_rate
 from image_super_resolution import LARGEST, Config, describe_model
 
 CPU = torch.device("cpu")
-WIDTHS = (4, 4, 8, 8, 16, 16, 32, 32, 32, 32, 32, 3)
+WIDTHS = (4, 4, 4, 8, 8, 8, 16, 16, 16, 32, 32, 3)
 RATES = (1e-3, 3e-3, 1e-2)
 """Of the plain network: Adam's usual one, and higher ones."""
 HELD_OUT = 5
@@ -95,7 +95,7 @@ def steps_in(minutes: float, peak: float, batches: Iterator[Batch], step: Callab
 def train_plain(loader: ImageLoader, scale: int, minutes: float, peak: float, seed: int) -> tuple[int, Enlarge]:
     """The tutorial's way."""
     torch.manual_seed(seed)
-    network = PlainNetwork()
+    network = PlainNetwork().to(memory_format=torch.channels_last)  # a tenth faster on a CPU
     optimizer = torch.optim.Adam(network.parameters(), fused=True)
 
     def step(batch: Batch, rate: float) -> None:

@@ -17,6 +17,7 @@ from mmssl.perturbations.colour import (
     rebalancing,
     smooth_prior,
     srgb_to_lab,
+    within_srgb,
 )
 
 
@@ -225,3 +226,22 @@ def test_rebalancing_favours_the_rare_and_has_mean_1():
 def test_values_out_of_range_are_refused(call, words):
     with pytest.raises(UserError, match=words):
         call()
+
+
+def test_colours_that_srgb_lacks_become_paler_and_keep_lightness_and_hue():
+    """Against scikit-image: inside nothing changes, outside the result touches the gamut's edge."""
+    generator = torch.Generator().manual_seed(0)
+    inside = srgb_to_lab(torch.rand(1, 3, 20, 20, generator=generator))
+    torch.testing.assert_close(within_srgb(inside), inside)
+    wild = torch.rand(1, 3, 20, 20, generator=generator) * torch.tensor([100, 200, 200])[:, None, None]
+    wild = wild - torch.tensor([0, 100, 100])[:, None, None]
+    tame = within_srgb(wild)
+    torch.testing.assert_close(tame[:, 0], wild[:, 0])
+    share = tame[:, 1:].norm(dim=1) / wild[:, 1:].norm(dim=1)
+    assert share.max() <= 1 + 1e-6
+    torch.testing.assert_close(tame[:, 1:], wild[:, 1:] * share[:, None], rtol=1e-3, atol=1e-3)
+    back = torch.from_numpy(color.rgb2lab(lab_to_srgb(tame)[0].permute(1, 2, 0).numpy())).permute(2, 0, 1)
+    torch.testing.assert_close(back.float(), tame[0], rtol=0, atol=0.2)
+    a_little_more = torch.cat([tame[:, :1], tame[:, 1:] * (1 + 2 / 256 / share[:, None])], 1)
+    lost = (srgb_to_lab(lab_to_srgb(a_little_more)) - a_little_more).abs().amax(1)
+    assert (lost[share < 0.99] > 0.02).float().mean() > 0.95

@@ -137,7 +137,7 @@ def test_another_seed_trains_and_probes_only_that(compared, script, capsys):
     values = [found["runs"]["blur"][seed]["accuracies"]["linear, 12"][0] for seed in "01"]
     mean, std = (found["summary"]["blur"]["linear, 12"][name] for name in ("mean", "std"))
     assert (mean, std) == (pytest.approx(statistics.fmean(values)), pytest.approx(statistics.stdev(values)))
-    line = next(line for line in said.splitlines() if line.startswith(" blur"))
+    line = next(line for line in said.splitlines() if line.strip().startswith("blur "))
     assert f"{100 * mean:.1f} ± {100 * std:.1f}" in line
     assert (out / "comparison.png").stat().st_size > 10_000
     with counted(script) as done:

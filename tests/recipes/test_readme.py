@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 from scripts import ROOT, load_script
 from spoken import write_spoken
 from talking import write_talking
@@ -31,9 +32,13 @@ QUICK_TEXT = [
 QUICK_AUDIO = ["--steps", "2", "--batch-size", "16", "--max-seconds", "2", "--workers", "0", "--device", "cpu"]
 QUICK_PROBE = ["--seeds", "1", "--finetune-labels"]
 QUICK_CLIPS = ["--steps", "2", "--batch-size", "4", "--workers", "0", "--device", "cpu", "--size", "32", "32"]
+QUICK_PIXELS = ["--steps", "2", "--workers", "0", "--batch-size", "4", "--device", "cpu", "--image-size", "32",
+                "--validation-images", "4"]  # fmt: skip
+PIXEL_TASKS = ("colorization", "inpainting", "restoration", "super_resolution")
 QUICK = {
     "recipes/image_mae.py": ["--steps", "2", "--workers", "0", "--batch-size", "8", "--device", "cpu",
                              "--validation-images", "8"],
+    **{f"recipes/image_{task}.py": QUICK_PIXELS for task in PIXEL_TASKS},
     "recipes/text_bert.py": QUICK_TEXT,
     "recipes/sweep.py": QUICK_TEXT,
     "recipes/audio_best_rq.py": QUICK_AUDIO,
@@ -58,6 +63,11 @@ def commands() -> list[list[str]]:
 
 def test_every_documented_command_runs(world, tmp_path, monkeypatch, capsys):
     shutil.copytree(world / "images", tmp_path / "photos")
+    with Image.open(next((tmp_path / "photos").rglob("*.png"))) as photo:
+        photo.convert("RGB").save(tmp_path / "photos" / "one.jpg")
+        hole = Image.new("L", photo.size)
+        hole.paste(255, (8, 8, 20, 24))
+        hole.save(tmp_path / "hole.png")
     shutil.copytree(world, tmp_path / "labelled")
     write_texts(tmp_path)
     write_spoken(tmp_path / "recordings")
@@ -82,7 +92,7 @@ def test_every_documented_command_runs(world, tmp_path, monkeypatch, capsys):
         else:
             assert words[0] in ("make", "pip") or words[1].startswith("tests/benchmarks/"), words
     assert {name for name in QUICK if name.startswith("recipes/")} <= set(ran)
-    assert {"inspect", "doctor", "reveal", "fill", "probe", "export", "sync", "retrieve", "localize"} <= set(ran)
+    assert {"inspect", "doctor", "reveal", "restore", "fill", "probe", "export", "sync", "retrieve", "localize"} <= set(ran)
     capsys.readouterr()
 
 
@@ -108,6 +118,7 @@ def test_every_flag_in_the_table_exists():
 
 
 RECIPES = ("image_mae", "text_bert", "audio_best_rq", "audio_wav2vec2", "av_sync", "av_masked", "sweep")
+RECIPES += tuple(f"image_{task}" for task in PIXEL_TASKS)
 
 
 def config_fields() -> list[str]:

@@ -19,7 +19,7 @@ from mmssl.data.record import load_record, record_path, save_record
 CHECK_HOURS = 1000.0
 HARMLESS = ("no sound", "silent", "short")
 """Kinds of files that are left out and do not count as broken: nothing is wrong with them."""
-_VERSION = 1
+_VERSION = 2
 
 
 def check_recordings(

@@ -75,7 +75,7 @@ def read_frames(
         if header.decoder == "pcm":
             found = wave.read_frames(extent, header, start, stop)
         elif header.decoder == "soundfile":
-            found = libsndfile.read_frames(extent, start, stop)
+            found = libsndfile.read_frames(extent, header, start, stop)
         else:
             found = pyav.read_frames(extent, header, start, stop, limits.seconds)
     missing = stop - start - len(found)
@@ -113,7 +113,7 @@ def _blocks(
     if header.decoder == "pcm":
         yield from wave.blocks(extent, header)
     elif header.decoder == "soundfile":
-        yield from libsndfile.blocks(extent)
+        yield from libsndfile.blocks(extent, header)
     else:
         yield from pyav.blocks(extent, header, limits.patience(header.seconds))
 
@@ -126,7 +126,8 @@ def mix(frames: Float32[np.ndarray, "frame channel"]) -> Float32[np.ndarray, " f
 def _check_numbers(frames: Float32[np.ndarray, "frame channel"], header: Header) -> None:
     if header.format.partition("/")[2].startswith("PCM_") or not len(frames):  # whole numbers cannot be wrong
         return
-    low, high = float(frames.min()), float(frames.max())  # NaN if there is one
+    # NaN if there is one; not by min() and max(), whose way to these takes as long as they
+    low, high = float(np.minimum.reduce(frames, axis=None)), float(np.maximum.reduce(frames, axis=None))
     if not np.isfinite(low + high):
         count = int((~np.isfinite(frames)).sum())
         raise MediaError("broken", f"{count:,} samples are no numbers (NaN or infinite)")

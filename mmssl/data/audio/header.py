@@ -51,6 +51,8 @@ class Header:
     """For pcm the byte where samples begin, for pyav the timestamp of the first frame."""
     code: str = ""
     """For pcm: the numpy type of a sample, "<i3" for 24 bits."""
+    begin: int = -1
+    """For pyav the byte where the first packet begins, -1 when that is not known."""
 
     @property
     def seconds(self) -> float:

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float32
 
+from mmssl.data.audio import mp3
 from mmssl.data.audio.header import Header
 from mmssl.data.limits import MediaError
 from mmssl.data.media import open_media, samples_of, sound_of
@@ -28,22 +29,30 @@ def read_header(extent: Extent, seconds: float) -> Header:
     """What the container says, and the rate and channels of the first packet that decodes. Raises MediaError."""
     with open_media(extent, seconds) as container:
         stream = sound_of(container)
-        frame = next(container.decode(stream), None)
+        begin, frame = -1, None
+        for packet in container.demux(stream):
+            begin = packet.pos if begin < 0 and packet.pos is not None else begin
+            frame = next(iter(packet.decode()), None)
+            if frame is not None:
+                break
         if frame is None or frame.sample_rate < 1:
             raise MediaError("broken", "it has no samples")
         rate, tick = frame.sample_rate, stream.time_base
         length = float(stream.duration * tick) if stream.duration else (container.duration or 0) / 1e6
         origin = frame.pts or 0
-        begin = float(origin * tick) - (container.start_time or 0) / 1e6
+        late = float(origin * tick) - (container.start_time or 0) / 1e6
         form = f"{container.format.name.split(',')[0].upper()}/{stream.codec_context.name}"
         frames = max(round(length * rate), frame.samples)
-        return Header("pyav", form, rate, frame.layout.nb_channels, frames, start=begin, offset=origin)
+        return Header("pyav", form, rate, frame.layout.nb_channels, frames, start=late, offset=origin, begin=begin)
 
 
 def read_frames(
     extent: Extent, header: Header, start: int, stop: int, seconds: float
 ) -> Float32[np.ndarray, "frame channel"]:
     """Frames ``start`` to ``stop``; fewer when the recording ends before."""
+    found = mp3.read_frames(extent, header, start, stop)
+    if found is not None:
+        return found
     found = np.zeros((stop - start, header.channels), np.float32)
     with open_media(extent, seconds) as container:
         stream = sound_of(container)

@@ -53,15 +53,18 @@ def write(path: Path, samples: np.ndarray, rate: int = 16_000, kind: tuple[str, 
     return path
 
 
-def write_pyav(path: Path, samples: np.ndarray, rate: int, container: str, codec: str) -> Path:
-    """One channel, by FFmpeg."""
+def write_pyav(path: Path, samples: np.ndarray, rate: int, container: str, codec: str, bits: int | None = None) -> Path:
+    """By FFmpeg, one or two channels, at so many bits a second."""
+    layout = "mono" if samples.shape[1] == 1 else "stereo"
     out_rate = 48_000 if codec == "libopus" else rate
     with av.open(str(path), "w", format=container) as file:
-        stream = file.add_stream(codec, rate=out_rate, layout="mono")
-        counts = (np.clip(samples[:, 0], -1, 1) * 32767).astype(np.int16)
-        frame = av.AudioFrame.from_ndarray(counts[None], format="s16", layout="mono")
+        stream = file.add_stream(codec, rate=out_rate, layout=layout)
+        if bits:
+            stream.bit_rate = bits
+        counts = (np.clip(samples, -1, 1) * 32767).astype(np.int16)
+        frame = av.AudioFrame.from_ndarray(counts.reshape(1, -1), format="s16", layout=layout)
         frame.sample_rate = rate
-        resampler = av.AudioResampler(format=stream.codec_context.format, layout="mono", rate=out_rate)
+        resampler = av.AudioResampler(format=stream.codec_context.format, layout=layout, rate=out_rate)
         for part in [*resampler.resample(frame), *resampler.resample(None)]:
             file.mux(stream.encode(part))
         file.mux(stream.encode(None))

@@ -104,7 +104,7 @@ def test_the_frozen_view_is_the_largest_centred_box(image: tuple, size: tuple, b
 
 
 def test_a_native_box_is_as_large_as_the_target_and_anywhere() -> None:
-    boxes = drawn(CropLaw((24, 40), zoom=(1, 1)), 20_000, 100, 120)
+    boxes = drawn(CropLaw((24, 40), zoom=(1.0, 1.0)), 20_000, 100, 120)
     assert (boxes.height == 24).all()
     assert (boxes.width == 40).all()
     for start, places in ((boxes.top, 77), (boxes.left, 81)):
@@ -115,7 +115,7 @@ def test_a_native_box_is_as_large_as_the_target_and_anywhere() -> None:
 
 
 def test_zoom_is_log_uniform_and_keeps_the_aspect() -> None:
-    boxes = drawn(CropLaw((200, 300), zoom=(0.5, 2)), 20_000, 5000, 5000)
+    boxes = drawn(CropLaw((200, 300), zoom=(0.5, 2.0)), 20_000, 5000, 5000)
     assert (abs(boxes.width - 1.5 * boxes.height) <= 1.25).all()
     ranks = np.sort(np.log(boxes.height / 100) / np.log(4))
     assert np.abs(ranks - (np.arange(20_000) + 0.5) / 20_000).max() < 1.95 / np.sqrt(20_000) + 3e-3
@@ -123,7 +123,7 @@ def test_zoom_is_log_uniform_and_keeps_the_aspect() -> None:
 
 @pytest.mark.parametrize(("image", "box"), [((30, 90), (30, 45)), ((64, 48), (32, 48)), ((5, 5), (3, 5))])
 def test_zoom_ends_at_the_largest_box_of_the_targets_aspect(image: tuple, box: tuple) -> None:
-    law = CropLaw((40, 60), zoom=(1, 2))
+    law = CropLaw((40, 60), zoom=(1.0, 2.0))
     for boxes in (drawn(law, 200, *image), law.centre(np.array(image[:1]), np.array(image[1:]))):
         assert (boxes.height == box[0]).all()
         assert (boxes.width == box[1]).all()
@@ -132,7 +132,7 @@ def test_zoom_ends_at_the_largest_box_of_the_targets_aspect(image: tuple, box: t
 
 
 def test_the_frozen_view_of_a_zoom_is_its_smallest_centred_box() -> None:
-    boxes = CropLaw((10, 20), zoom=(1.5, 4)).centre(np.array([100]), np.array([90]))
+    boxes = CropLaw((10, 20), zoom=(1.5, 4.0)).centre(np.array([100]), np.array([90]))
     assert (boxes.top[0], boxes.left[0], boxes.height[0], boxes.width[0]) == (42, 30, 15, 30)
 
 
@@ -216,11 +216,11 @@ def test_kept_sizes_cover_the_target_with_the_stated_margin() -> None:
     assert kept_size(100, 110, (96, 96)) == (100, 110)
     assert kept_size(1000, 1000, (64, 128)) == (160, 160)
     assert kept_size(4, 2000, (32, 32)) == (4, 2000)
-    for zoom in ((1, 1), (0.5, 4), (1.25, 2)):
+    for zoom in ((1.0, 1.0), (0.5, 4.0), (1.25, 2.0)):
         assert kept_size(1200, 1600, (96, 96), zoom) == (1200, 1600)
-    assert kept_size(1200, 1600, (96, 96), (5, 8)) == (300, 400)
+    assert kept_size(1200, 1600, (96, 96), (5.0, 8.0)) == (300, 400)
     # as without zoom where even the smallest box is cut
-    assert kept_size(1200, 1600, (96, 96), (20, 30)) == (120, 160)
+    assert kept_size(1200, 1600, (96, 96), (20.0, 30.0)) == (120, 160)
 
 
 @pytest.mark.parametrize(
@@ -230,9 +230,9 @@ def test_kept_sizes_cover_the_target_with_the_stated_margin() -> None:
         ({"size": (8, 8), "scale": (0.5, 0.2)}, "crop scale"),
         ({"size": (8, 8), "scale": (0, 1)}, "crop scale"),
         ({"size": (8, 8), "ratio": (2, 1)}, "crop ratio"),
-        ({"size": (8, 8), "zoom": (2, 1)}, "crop zoom"),
-        ({"size": (8, 8), "zoom": (0, 1)}, "crop zoom"),
-        ({"size": (8, 8), "zoom": (1, float("inf"))}, "crop zoom"),
+        ({"size": (8, 8), "zoom": (2.0, 1.0)}, "crop zoom"),
+        ({"size": (8, 8), "zoom": (0.0, 1.0)}, "crop zoom"),
+        ({"size": (8, 8), "zoom": (1.0, float("inf"))}, "crop zoom"),
     ],
 )
 def test_impossible_laws_are_refused(arguments: dict, named: str) -> None:

@@ -147,11 +147,11 @@ def test_native_crops_are_the_pixels_of_the_files(tmp_path: Path, cache: str) ->
         raw = encode(noise, "JPEG", quality=90)
         assert len(raw) > reader._REDUCIBLE
         (tmp_path / "photos" / f"{number}.jpg").write_bytes(raw)
-    options = {"size": (40, 56), "batch_size": 6, "zoom": (1, 1), "cache": cache}
+    options = {"size": (40, 56), "batch_size": 6, "zoom": (1.0, 1.0), "cache": cache}
     loader = make(tmp_path / "photos", **options)
     for batch, frozen in ((next(loader.batches()), False), (next(loader.frozen()), True)):
         heights, widths = np.full(6, 300), np.full(6, 340)
-        law = CropLaw((40, 56), zoom=(1, 1))
+        law = CropLaw((40, 56), zoom=(1.0, 1.0))
         boxes = law.centre(heights, widths) if frozen else law.draw(NoiseKey.of(batch, 7), heights, widths)
         for row, index in enumerate(batch["id"].tolist()):
             with Image.open(tmp_path / "photos" / loader.source.files[index]) as picture:
@@ -159,7 +159,7 @@ def test_native_crops_are_the_pixels_of_the_files(tmp_path: Path, cache: str) ->
             cut = pixels[boxes.top[row] :, boxes.left[row] :][:40, :56]
             assert np.array_equal(batch["image"][row].permute(1, 2, 0), cut[:, ::-1] if boxes.flip[row] else cut)
     ids = list(range(6))
-    shown = centre_crops(loader.source, ids, (40, 56), zoom=(1, 1))
+    shown = centre_crops(loader.source, ids, (40, 56), zoom=(1.0, 1.0))
     assert torch.equal(shown["image"], next(loader.frozen())["image"])
 
 
@@ -167,15 +167,15 @@ def test_zoomed_crops_of_both_ways_are_the_same(tmp_path: Path) -> None:
     for number in range(3):
         noise = np.random.default_rng(number).integers(0, 256, (200, 240, 3), np.uint8)
         (tmp_path / f"{number}.jpg").write_bytes(encode(noise, "JPEG", quality=90))
-    options = {"size": (32, 32), "batch_size": 6, "zoom": (1, 3)}
+    options = {"size": (32, 32), "batch_size": 6, "zoom": (1.0, 3.0)}
     assert same(take(make(tmp_path, cache="memory", **options), 3), take(make(tmp_path, cache="none", **options), 3))
 
 
 def test_auto_counts_native_crops_at_full_size(tmp_path: Path) -> None:
     write_folder(tmp_path / "large", 4, (160, 200))
     limit = 4 * 160 * 200 * 3
-    assert make(tmp_path / "large", zoom=(1, 2), memory_limit=limit).pixels is not None
-    assert make(tmp_path / "large", zoom=(1, 2), memory_limit=limit - 1).pixels is None
+    assert make(tmp_path / "large", zoom=(1.0, 2.0), memory_limit=limit).pixels is not None
+    assert make(tmp_path / "large", zoom=(1.0, 2.0), memory_limit=limit - 1).pixels is None
     assert make(tmp_path / "large", memory_limit=limit // 20).pixels is not None
 
 
