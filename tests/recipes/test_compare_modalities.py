@@ -31,7 +31,7 @@ def script():
 
 @pytest.fixture(scope="module")
 def compared(script, tmp_path_factory):
-    """A comparison of everything, stopped once in the second part; folder, trained runs after that, page's arguments."""
+    """Everything, stopped once in the second part; folder, runs trained after that, arguments of the page."""
     from mmssl.training.loop import Trainer
 
     out, trained, pages = tmp_path_factory.mktemp("compared") / "runs", [], []
@@ -145,7 +145,7 @@ def test_mistakes_are_one_sentence(compared, script, capsys):
 def test_own_data_takes_the_place_of_the_world(script, world, tmp_path, capsys, monkeypatch):
     """Pictures alone, without labels of these names: trained and shown, not probed, and the rest is left out."""
     report = ModuleType("mmssl.report")
-    report.write_report = lambda runs, page, **_: page
+    report.write_report = lambda _runs, page, **_: page
     monkeypatch.setitem(sys.modules, "mmssl.report", report)
     monkeypatch.setattr(script, "PARTS", {"images": script.PARTS["images"]._replace(flags=TINY["images"])} | {
         name: part for name, part in script.PARTS.items() if name != "images"})  # fmt: skip
@@ -159,7 +159,8 @@ def test_own_data_takes_the_place_of_the_world(script, world, tmp_path, capsys, 
     assert said.strip().splitlines()[-1] == str(tmp_path / "mine" / "report.html")
 
 
-def test_time_becomes_steps(script):
+@pytest.mark.usefixtures("script")
+def test_time_becomes_steps():
     settings = sys.modules["comparison_config"]
     pace = sys.modules["budget"].Pace(0.5, 10.0, 0)
     assert [pace.steps(seconds) for seconds in (4, 10, 60.4)] == [-12, 0, 100]
@@ -172,7 +173,8 @@ def test_time_becomes_steps(script):
     assert settings.spread("abcde", 3) == tuple("ace")
 
 
-def test_a_pace_is_that_of_the_steps_without_the_first(script, world, tmp_path, monkeypatch):
+@pytest.mark.usefixtures("script")
+def test_a_pace_is_that_of_the_steps_without_the_first(world, tmp_path, monkeypatch):
     """A first step that takes long counts as something else; so do a validation and what comes after."""
     from mmssl.training.loop import Trainer
 
@@ -188,8 +190,8 @@ def test_a_pace_is_that_of_the_steps_without_the_first(script, world, tmp_path, 
     monkeypatch.setattr("mmssl.training.loop.time", Clock)
     monkeypatch.setattr(budget, "time", Clock)
     monkeypatch.setattr(Trainer, "_optimizer_step", slow)
-    flags = ["--data", str(world), "--preset", "pico", "--batch-size", "4", "--validation-images", "4", "--device", "cpu",
-             "--workers", "0"]  # fmt: skip
+    flags = ["--data", str(world), "--preset", "pico", "--batch-size", "4", "--validation-images", "4",
+             "--device", "cpu", "--workers", "0"]  # fmt: skip
     recipe = sys.modules["sweep"].load_recipe("image_mae")
     pace = budget.measure(
         recipe, tmp_path / "run", flags, validations=2, after=lambda _run: now.append(now.pop() + 3.0)
