@@ -71,4 +71,6 @@ class Restoration(PixelPredictor):
     @property
     def reveal_note(self) -> str:
         """What is compared."""
-        return f"Perturbed by {', then '.join(self.config.perturbations)}; without learning: as far as that can be undone."
+        return (
+            f"Perturbed by {', then '.join(self.config.perturbations)}; without learning: as far as that can be undone."
+        )

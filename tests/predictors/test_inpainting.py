@@ -67,7 +67,9 @@ def test_loss_and_reference_equal_a_loop_over_pixels(hole, training):
     assert outcome["loss_pixels"].item() == pytest.approx(sums["pixels"] / count, rel=1e-4)
     expected = sums["pixels"] + 0.7 * sums["gradients"] + (0.3 * sums["overlap"] if training else 0)
     assert outcome["loss"].item() == pytest.approx(expected / count, rel=1e-4)
-    assert outcome["reference"].item() == pytest.approx((sums["trivial"] + 0.7 * sums["trivial_gradients"]) / count, rel=1e-4)
+    assert outcome["reference"].item() == pytest.approx(
+        (sums["trivial"] + 0.7 * sums["trivial_gradients"]) / count, rel=1e-4
+    )
     assert outcome["reference_pixels"].item() == pytest.approx(sums["trivial"] / count, rel=1e-4)
 
 

@@ -80,7 +80,9 @@ def test_the_reference_of_blur_is_the_blurred_picture_itself():
     assert model(batch)["reference"].item() == pytest.approx(abs(blurred - truth).mean(), rel=1e-3)
 
 
-@pytest.mark.parametrize("perturbations", [("mask=0.5",), ("mask=0.5", "downsample=2"), ("mask=0.5", "blur=2", "zoom=2")])
+@pytest.mark.parametrize(
+    "perturbations", [("mask=0.5",), ("mask=0.5", "downsample=2"), ("mask=0.5", "blur=2", "zoom=2")]
+)
 def test_what_a_mask_hides_leaves_no_trace(perturbations):
     model, alone = stirred(restorer(*perturbations)).eval(), restorer("mask=0.5").eval()
     batch = pictures(model)

@@ -67,7 +67,8 @@ def test_measures_are_those_of_scikit_image_on_luma_without_the_border():
     ratios, similarities = [], []
     for truth, guess in zip(batch["image"], predicted, strict=True):
         one, other = (
-            rgb2ycbcr(picture.permute(1, 2, 0).double().numpy())[2:-2, 2:-2, 0] / 255 for picture in (truth / 255, guess)
+            rgb2ycbcr(picture.permute(1, 2, 0).double().numpy())[2:-2, 2:-2, 0] / 255
+            for picture in (truth / 255, guess)
         )
         ratios.append(peak_signal_noise_ratio(one, other, data_range=1))
         settings = {"gaussian_weights": True, "sigma": 1.5, "use_sample_covariance": False, "data_range": 1}
