@@ -114,6 +114,6 @@ class SuperResolution(PixelPredictor):
     def reveal_note(self) -> str:
         """What is compared."""
         return (
-            f"Shrunk {self.scale} times; without learning: bicubic. PSNR and SSIM of luma, {self.scale} px at edges left "
-            "out."
+            f"Shrunk {self.scale} times; without learning: bicubic. PSNR and SSIM of luma, {self.scale} px at edges "
+            "left out."
         )

@@ -30,7 +30,7 @@ TIMM_SIZES = {"super-resolution": (64, 128)}
 
 
 def tiny(task: str, *, timm_model: str = "", **changes: Any) -> PixelPredictor:
-    """A fresh predictor: pictures of 16 x 24 pixels in patches of 4 x 8, nothing square; 32 x 64 for a model of timm."""
+    """A fresh predictor: pictures of 16 x 24 pixels in patches of 4 x 8, nothing square; 32 x 64 for timm's models."""
     kind, config, settings = TASKS[task]
     torch.manual_seed(0)
     basis: dict[str, Any] = {

@@ -22,7 +22,8 @@ TASKS = {
     "restoration": ["--perturbations", "mask=0.5", "blur=1"],
 }
 SHORT = ["--preset", "pico", "--image-size", "32", "--decoder-dim", "8", "--detail", "1", "--steps", "4",
-         "--batch-size", "8", "--log-every", "2", "--validate-every", "4", "--workers", "0", "--device", "cpu"]  # fmt: skip
+         "--batch-size", "8", "--log-every", "2", "--validate-every", "4", "--workers", "0",
+         "--device", "cpu"]  # fmt: skip
 STILL = ["--learning-rate", "1e-12"]
 """Nothing is learned: what comes out is the guess without learning."""
 

@@ -91,7 +91,7 @@ def test_every_number_is_written_as_it_is(page):
         assert float(number) == pytest.approx(factor * value, abs=0.5001 * 10**-digits), (text, source)
 
 
-def test_the_numbers_that_matter_are_there(page, runs):
+def test_the_numbers_that_matter_are_there(page):
     """The last validation of each run, both baselines, the other sense, the sweeps and both probes."""
     sources = {source for _, _, source in page.numbers}
     assert {
