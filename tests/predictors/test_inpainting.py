@@ -125,10 +125,10 @@ def test_visible_pixels_are_given_back_as_they_are():
 
 def test_stripes_go_on_through_the_hole():
     model = inpainter(image_size=(16, 16), patch_size=(4, 4), hole="blocks", decoder_dim=16, std=(0.25,), mean=(0.5,))
-    train(model, [stripes(16, seed) for seed in range(12)], 100, 1e-2)
+    train(model, [stripes(16, seed) for seed in range(12)], 60, 5e-3)
     outcome = model(stripes(64, 99))
     assert outcome["skill_pixels"].item() > 0.4
-    assert outcome["psnr"].item() > outcome["psnr_trivial"].item() + 3
+    assert outcome["psnr"].item() > outcome["psnr_trivial"].item() + 4
 
 
 @pytest.mark.parametrize(
