@@ -124,7 +124,7 @@ def skill_over_time(runs: Sequence[Run]) -> Chart | None:
 
 
 def baselines_of(entry: Entry) -> dict[str, float]:
-    """Skill of guesses that learn nothing: ``reference_NAME`` against ``reference``, unless it has a loss of its own."""
+    """Skill of guesses that learn nothing: ``reference_NAME`` against ``reference``, unless it has an own loss."""
     found = {}
     for key in entry:
         name = key.removeprefix("val_reference_")
@@ -173,7 +173,7 @@ def between_senses(runs: Sequence[Run]) -> Bars | None:
             shown = [*shown, run] if run not in shown else shown
     return Bars(
         "senses", "What one sense tells of the other",
-        "The same clips, predicted from the other sense alone, from the rest of the same sense, and from both. From the "
-        "other sense alone above zero means that something is known of how sight and sound belong together.",
+        "The same clips, predicted from the other sense alone, from the rest of the same sense, and from both. From "
+        "the other sense alone above zero means that something is known of how sight and sound belong together.",
         groups, commands_of(shown),
     ) if groups else None  # fmt: skip

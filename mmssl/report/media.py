@@ -60,7 +60,7 @@ class Show:
 
 
 def show_run(run: Run, most: int) -> Show | None:
-    """At most ``most`` moments of training, the last one always, with sounds and videos; None where there is nothing."""
+    """At most ``most`` moments of training, always the last, with sounds and videos; None where there is nothing."""
     folder = run.folder / "reveal"
     files = steps_of(folder) or [file for file in (folder / "reveal.png", folder / "reveal.html") if file.is_file()][:1]
     frames = []
@@ -73,8 +73,8 @@ def show_run(run: Run, most: int) -> Show | None:
     if not frames and not videos:
         return None
     return Show(
-        f"run-{run.colour}", run.name, run.colour, words_of(run.kind), "training", frames, _sounds(folder) if most > 1 else [],
-        videos, f"mmssl reveal {run.folder}",
+        f"run-{run.colour}", run.name, run.colour, words_of(run.kind), "training", frames,
+        _sounds(folder) if most > 1 else [], videos, f"mmssl reveal {run.folder}",
     )  # fmt: skip
 
 
@@ -155,7 +155,7 @@ def _uri(data: bytes, kind: str) -> str:
 
 
 def texts_of(page: str) -> Markup:
-    """The first articles of a page of guesses. Only known tags pass, so that a file of a stranger cannot do anything."""
+    """The first articles of a page of guesses. Only known tags pass, so that a stranger's file cannot do anything."""
     reader = _Articles()
     reader.feed(page)
     reader.close()

@@ -29,7 +29,7 @@ def write_report(runs: Sequence[Path], out: Path, *, sweeps: Sequence[Path] = ()
     """Write ``out``, one HTML file about ``runs`` and ``sweeps`` (folders that recipes/sweep.py wrote); returns it.
 
     Every number is read from their files. What is missing, not finished, failed or of another version is said on the
-    page, and the rest is shown. Raises UserError where nothing can be shown at all, and for an ``out`` that is a folder.
+    page, and the rest is shown. Raises UserError where nothing can be shown at all, and where ``out`` is a folder.
     """
     if out.is_dir():
         raise UserError(f"{out} is a folder: name the page, such as {out / 'report.html'}")

@@ -82,7 +82,9 @@ def test_every_documented_command_runs(world, tmp_path, monkeypatch, capsys):
         else:
             assert words[0] in ("make", "pip") or words[1].startswith("tests/benchmarks/"), words
     assert {name for name in QUICK if name.startswith("recipes/")} <= set(ran)
-    assert {"inspect", "doctor", "reveal", "fill", "probe", "export", "sync", "retrieve", "localize"} <= set(ran)
+    assert {"inspect", "doctor", "reveal", "compare", "fill", "probe", "export", "sync", "retrieve", "localize"} <= set(
+        ran
+    )
     capsys.readouterr()
 
 
