@@ -91,7 +91,8 @@ class Config:
     workers: int = 2
     """Processes that read data while training."""
 
-    def __post_init__(self) -> None:
+    def check(self) -> None:
+        """Raises UserError for runs that there are not, and for seeds that make no comparison."""
         for name in self.runs:
             if name not in RUNS:
                 raise UserError(f"--runs: no run is called '{name}'; {nearest(name, RUNS)}")
@@ -202,6 +203,7 @@ class Probes:
 
 def compare(config: Config) -> Path:
     """Run and probe everything; returns the figure."""
+    config.check()
     common, probes = common_flags(config), Probes(config)
     runs: dict[str, dict[int, dict[str, Any]]] = {name: {} for name in config.runs}
     random: dict[int, dict[str, Any]] = {}

@@ -46,7 +46,9 @@ class ColorizationConfig(PixelConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.channels != 3:
-            raise UserError(f"colorization learns from pictures of 3 channels, got {self.channels}: leave it at 3")
+            raise UserError(
+                f"colorization learns from colour pictures of 3 channels, got {self.channels}: leave it at 3"
+            )
         if self.reduce < 1 or not 0 <= self.rebalance < 1 or not 0 < self.temperature <= 1:
             raise UserError("reduce must be at least 1, rebalance in 0 to below 1, temperature above 0 and at most 1")
 

@@ -140,7 +140,8 @@ class PixelPredictor(Predictor):
         }
         if not self.training:
             share = weight.sum((1, 2, 3)).float()
-            for name, guess in (("", prediction.detach()), ("_trivial", trivial)):
+            shown = torch.where(where, prediction.detach(), trivial)  # what is visible stays as it was given
+            for name, guess in (("", shown), ("_trivial", trivial)):
                 for measure, values in self.quality(guess.clamp(0, 1), target, where).items():
                     sums[measure + name] = (values * share).sum()
         return sums

@@ -124,7 +124,7 @@ def skill_over_time(runs: Sequence[Run]) -> Chart | None:
 
 
 def baselines_of(entry: Entry) -> dict[str, float]:
-    """Skill of guesses that learn nothing: ``reference_NAME`` against ``reference``, unless that has its own loss."""
+    """Skill of guesses that learn nothing: ``reference_NAME`` against ``reference``, unless it has an own loss."""
     found = {}
     for key in entry:
         name = key.removeprefix("val_reference_")

@@ -181,20 +181,18 @@ def read_probes(folder: Path, name: str) -> tuple[list[Probe], list[str]]:
 def read_probe(file: Path) -> ProbeReport:
     """Back from what :meth:`ProbeReport.to_dict` gave."""
     data = read_json(file)
-    results = [
-        ProbeResult(**{key: tuple(value) if isinstance(value, list) else value for key, value in row.items()})
-        for row in (_fields(ProbeResult, row) for row in data["results"])
-    ]
-    return ProbeReport(**_fields(ProbeReport, data) | {"names": tuple(data["names"]), "results": results})
+    results = [ProbeResult(**_fields(ProbeResult, row)) for row in data["results"]]
+    return ProbeReport(**_fields(ProbeReport, data) | {"results": results})
 
 
 def _fields(kind: type, data: Mapping[str, Any]) -> dict[str, Any]:
     known = {field.name for field in dataclasses.fields(kind)}
-    return {key: value for key, value in data.items() if key in known}
+    return {key: tuple(value) if isinstance(value, list) else value for key, value in data.items() if key in known}
 
 
 def read_sweeps(folders: Sequence[Path]) -> tuple[list[Sweep], list[Absent]]:
     """Sweeps in the order given, and those that are missing or not finished."""
+    folders = [line for folder in folders for line in _lines_of(folder)]
     sweeps: list[Sweep] = []
     absent: list[Absent] = []
     for name, folder in zip(names_of(folders), folders, strict=True):
@@ -203,6 +201,15 @@ def read_sweeps(folders: Sequence[Path]) -> tuple[list[Sweep], list[Absent]]:
         except UserError as error:
             absent.append(Absent(f"sweep {name}", str(error)))
     return sweeps, absent
+
+
+def _lines_of(folder: Path) -> list[Path]:
+    """A sweep of two flags is a sweep of one in a folder for each value of the other (``--by``)."""
+    try:
+        data = json.loads((folder / "sweep.json").read_text(encoding="utf-8"))
+        return [folder / f"{data['by']}-{other.replace(' ', '-')}" for other in data["lines"]]
+    except (OSError, ValueError, KeyError, TypeError):
+        return [folder]
 
 
 def _read_sweep(name: str, folder: Path) -> Sweep:

@@ -60,7 +60,7 @@ class Show:
 
 
 def show_run(run: Run, most: int) -> Show | None:
-    """At most ``most`` moments of training, the last one always, with sounds and videos; None where there are none."""
+    """At most ``most`` moments of training, always the last, with sounds and videos; None where there is nothing."""
     folder = run.folder / "reveal"
     files = steps_of(folder) or [file for file in (folder / "reveal.png", folder / "reveal.html") if file.is_file()][:1]
     frames = []
@@ -74,8 +74,7 @@ def show_run(run: Run, most: int) -> Show | None:
         return None
     return Show(
         f"run-{run.colour}", run.name, run.colour, words_of(run.kind), "training", frames,
-        _sounds(folder) if most > 1 else [],
-        videos, f"mmssl reveal {run.folder}",
+        _sounds(folder) if most > 1 else [], videos, f"mmssl reveal {run.folder}",
     )  # fmt: skip
 
 

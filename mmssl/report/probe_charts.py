@@ -40,7 +40,7 @@ def probe_bars(runs: Sequence[Run]) -> list[Bars]:
         Bars(
             f"probe-{label}", f"Telling {label} apart, with all labels",
             "A linear classifier on the frozen representation after the last block, beside the same on a network with "
-            "random weights and on the raw input. Only what stands above both was learned by predicting the hidden.",
+            "random weights and on the raw input. Only what is above both was learned by predicting what was hidden.",
             groups, [_command(run, label) for run in runs if run.name in groups],
         )
         for label, groups in found.items()
@@ -98,7 +98,7 @@ def budget_chart(run: Run, probe: Probe) -> Chart | None:
         f"labels-{run.name}-{label}", f"{run.name}: {label} from few labels",
         "", "labelled samples", "test accuracy in %", lines,
         Table(["", *(f"{budget:,} labels" for budget in budgets)], rows), [_command(run, label)], log_x=True,
-        ticks={f"{budget:,}": float(budget) for budget in budgets}, floor=(report.chance, "chance"), scale=100,
+        ticks={f"{budget:,}": float(budget) for budget in budgets}, floor=(report.chance, "chance"), scale=100.0,
     )  # fmt: skip
 
 

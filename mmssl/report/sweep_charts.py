@@ -148,7 +148,7 @@ def _probe_charts(flag: str, group: Sequence[Sweep], colours: Sequence[int]) -> 
             "Linear probes with all labels on the frozen representation of each run: what was learned, on one scale "
             "however hard the task was.",
             _words(flag), "test accuracy in %", found, Table(["sweep", _words(flag), "accuracy"], rows[label]),
-            [sweep.command for sweep in group], ticks=_ticks(flag, places), scale=100,
+            [sweep.command for sweep in group], ticks=_ticks(flag, places), scale=100.0,
         )
         for label, found in lines.items()
     ]  # fmt: skip

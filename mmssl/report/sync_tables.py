@@ -43,7 +43,7 @@ def _offsets(run: Run, data: dict[str, Any], where: str) -> Titled:
 
     return Titled(
         f"{run.name}: the offset, right to within a frame",
-        f"Known offsets were put in {data['clips']:,} clips of {data['data']} and measured, by context.",
+        f"Known offsets were put into {data['clips']:,} clips of {data['data']} and measured, by frames of context.",
         Table(
             ["", *(f"{row['context']} frames" for row in rows)], [line("this run", "right"), line("chance", "chance")]
         ),

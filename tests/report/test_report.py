@@ -225,10 +225,8 @@ def test_names_and_texts_of_strangers_do_nothing(tmp_path):
 
 
 def test_texts_that_were_cut_are_closed():
-    assert (
-        texts_of("<article><p>some <mark class=hit>word")
-        == '<article><p>some <mark class="hit">word</mark></p></article>'
-    )
+    cut = texts_of("<article><p>some <mark class=hit>word")
+    assert cut == '<article><p>some <mark class="hit">word</mark></p></article>'
 
 
 def test_refusals(tmp_path):
@@ -271,6 +269,18 @@ def test_sweeps_whose_runs_were_probed(tmp_path):
     page = Page(write_report([], tmp_path / "page.html", sweeps=[folder]))
     assert "Telling shape apart, against mask fraction" in page.text
     assert {"61.0 %", "71.0 %"} <= {text for _, text, _ in page.numbers}
+
+
+def test_a_sweep_of_two_flags_is_a_line_a_value_of_the_other(tmp_path):
+    for sampler, skill in (("random", 0.4), ("block", 0.25)):
+        folder = tmp_path / "images" / f"sampler-{sampler}"
+        write_sweep(folder, "image_mae", "masked_autoencoder", {"0.5": [skill], "0.75": [skill / 2]})
+    described = {"recipe": "image_mae", "flag": "mask-fraction", "flags": [], "by": "sampler", "lines": {}}
+    described["lines"] = {"random": {}, "block": {}}
+    (tmp_path / "images" / "sweep.json").write_text(json.dumps(described))
+    page = Page(write_report([], tmp_path / "page.html", sweeps=[tmp_path / "images"]))
+    assert "Highest: images (sampler-random) at 50 %; images (sampler-block) at 50 %." in page.text
+    assert {"0.400", "0.250"} <= {text for _, text, _ in page.numbers}
 
 
 def test_the_command_writes_beside_the_first_run(tmp_path, capsys):
