@@ -123,7 +123,7 @@ class Ledger:
         except SystemExit as stop:
             if stop.code in (0, INTERRUPTED):
                 raise
-            self._fail(name, f"exit code {stop.code}")
+            self._fail(name, f"exit code {stop.code}: its message stands above")
         except Exception as error:  # a bug of ours in one part is to cost that part, not hours of the others
             traceback.print_exc()
             self._fail(name, f"{type(error).__name__}: {error}")

@@ -22,6 +22,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import tyro
 from budget import Ledger, Pace, finished, measure
@@ -182,8 +183,8 @@ class Comparison:
 
     def probe(self, run: Path, data: str, label: str) -> None:
         """What `mmssl probe RUN --data DATA --label LABEL` does; shorter where it is not to be thorough."""
-        short = {"seeds": 1, "finetune_labels": (), "by_layer": False}
-        probe_run(run, data, label, run / "probe", **({} if self.thorough else short))
+        settings: dict[str, Any] = {} if self.thorough else {"seeds": 1, "finetune_labels": (), "by_layer": False}
+        probe_run(run, data, label, run / "probe", **settings)
 
     def retrieve(self, run: Path) -> None:
         """What `mmssl retrieve` does."""
@@ -220,8 +221,9 @@ class Comparison:
         fractions, others, seeds, steps = ledger.done[f"grid of sweep {name}"]
         config = SweepConfig(
             recipe=study.recipe, out=self.out / "sweeps" / name, flag="mask-fraction",
-            values=spread(study.fractions, fractions), seeds=seeds, probe=probe, label=label if probe else None,
-            **({"by": study.by, "by_values": study.by_values[:others]} if others > 1 else {}),
+            values=spread(study.fractions, fractions), by=study.by if others > 1 else None,
+            by_values=study.by_values[:others] if others > 1 else (), seeds=seeds, probe=probe,
+            label=label if probe else None,
         )  # fmt: skip
         rest = [*flags, "--steps", str(steps), "--validate-every", str(steps)]
 

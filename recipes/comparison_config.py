@@ -1,5 +1,6 @@
 """What recipes/compare_modalities.py trains and sweeps, and its flags."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -119,10 +120,8 @@ class Config:
 
 def grid(pace: Pace, seconds: float, least: int) -> tuple[int, int, int, int]:
     """Fractions, values beside them, seeds, and steps a run (at least ``least``), for so many seconds."""
-    for fractions, others, seeds in GRIDS:
-        steps = pace.steps(seconds / (fractions * others * seeds))
-        if steps >= ENOUGH:
-            return fractions, others, seeds, steps
+    sized = [(*shape, pace.steps(seconds / math.prod(shape))) for shape in GRIDS]
+    fractions, others, seeds, steps = next((each for each in sized if each[-1] >= ENOUGH), sized[-1])
     return fractions, others, seeds, max(least, steps)
 
 

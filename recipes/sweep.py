@@ -162,7 +162,7 @@ def trained(config: Config, rest: Sequence[str]) -> Line:
 
 def write(config: Config, lines: Mapping[str, Line], described: Mapping[str, Any]) -> Path:
     """Write sweep.json, print its numbers, and draw them; returns the figure."""
-    added = {"by": config.by, "lines": lines} if config.by else {"results": lines[""]}
+    added: dict[str, Any] = {"by": config.by, "lines": lines} if config.by else {"results": lines[""]}
     if config.probe:
         added["label"] = config.label
     replace_file(config.out / "sweep.json", json.dumps({**described, **added}, indent=2) + "\n")

@@ -88,14 +88,19 @@ for _ in range(STEPS):
     optimizer.step()
     skills.append(outcome["skill"].detach())
 
+
 # %%
-figure = Figure(figsize=(6, 3), layout="constrained")
-axes = figure.subplots()
-axes.plot(torch.stack(skills).numpy(), color="#1f5f8b", linewidth=1)
-axes.axhline(0, color="#888888", linewidth=0.8, linestyle=":")
-axes.set_xlabel("step")
-axes.set_ylabel("skill on what is hidden")
-figure  # noqa: B018 - a notebook shows it
+def draw(values: list[torch.Tensor]) -> Figure:
+    figure = Figure(figsize=(6, 3), layout="constrained")
+    axes = figure.subplots()
+    axes.plot(torch.stack(values).numpy(), color="#1f5f8b", linewidth=1)
+    axes.axhline(0, color="#888888", linewidth=0.8, linestyle=":")
+    axes.set_xlabel("step")
+    axes.set_ylabel("skill on what is hidden")
+    return figure
+
+
+draw(skills)
 
 # %% [markdown]
 # ## Look: hidden, predicted, true
