@@ -6,7 +6,7 @@ stopped there, but one call of libwebp, libavif, libtiff or torchvision runs to 
 is killed from outside when files are read by :mod:`mmssl.data.pool` with worker processes.
 """
 
-import _signal  # what signal.signal calls; that makes enums of numbers, in 40 µs where a decoder has filled the caches
+import _signal  # pyright: ignore[reportMissingImports]  # signal.signal adds enums: 40 µs after a decoder has run
 import os
 import signal
 import stat
@@ -114,22 +114,25 @@ class guarded:  # noqa: N801
 
     Args:
         seconds: the block may take; None for any time.
+        warns: whether its library has warnings to silence; changing the filters takes as long as the alarm.
     """
 
-    def __init__(self, seconds: float | None) -> None:
+    def __init__(self, seconds: float | None, warns: bool = True) -> None:
         self._alarm = None if seconds is None else time_limit(seconds)
-        self._warnings = warnings.catch_warnings()
+        self._warnings = warnings.catch_warnings() if warns else None
 
     def __enter__(self) -> None:
-        self._warnings.__enter__()
-        warnings.simplefilter("ignore")
+        if self._warnings is not None:
+            self._warnings.__enter__()
+            warnings.simplefilter("ignore")
         if self._alarm is not None:
             self._alarm.__enter__()
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: Any) -> None:
         if self._alarm is not None:
             self._alarm.__exit__()
-        self._warnings.__exit__(kind, error, trace)
+        if self._warnings is not None:
+            self._warnings.__exit__(kind, error, trace)
         # a MediaError is a UserError
         if not isinstance(error, Exception) or isinstance(error, UserError):
             return

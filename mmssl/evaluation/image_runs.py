@@ -54,9 +54,8 @@ def held_out_batch(run: Path, predictor: Predictor, data: str | None, first: int
     if first >= len(source):
         raise UserError(f"--first {first} is beyond the {len(source)} held-out pictures of {where}")
     chosen = range(first, min(first + count, len(source)))
-    return to_device(
-        centre_crops(source, chosen, predictor.config.image_size, zoom=flags.get("zoom")), predictor.device
-    )
+    zoom = tuple(flags["zoom"]) if flags.get("zoom") else None
+    return to_device(centre_crops(source, chosen, predictor.config.image_size, zoom=zoom), predictor.device)
 
 
 def reveal_run(run: Path, predictor: Predictor, data: str | None, out: Path | None, count: int, first: int) -> Path:

@@ -18,6 +18,7 @@ from mmssl.evaluation.probe_results import (
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
     from rich.console import Console
 
 METHODS = {"linear": "linear probe", "knn": "20 nearest neighbours", "finetune": "fine-tuned"}
@@ -108,8 +109,13 @@ def save_report(report: ProbeReport, folder: Path) -> tuple[Path, Path]:
 
 
 def draw_figure(report: ProbeReport, file: Path) -> None:
+    """Write :func:`probe_figure` as PNG."""
+    probe_figure(report).savefig(file)
+
+
+def probe_figure(report: ProbeReport) -> "Figure":
     """Accuracy against number of labels, a line a classifier and representation, with bars of one std; and, where
-    layers were probed, against depth. PNG."""
+    layers were probed, against depth. Notebooks display it."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -123,7 +129,7 @@ def draw_figure(report: ProbeReport, file: Path) -> None:
     else:
         _draw_budgets(figure.add_subplot(), report)
     figure.legend(loc="outside right upper", fontsize=8, frameon=False, handlelength=3.2)
-    figure.savefig(file)
+    return figure
 
 
 def _by_depth(report: ProbeReport) -> dict[str, list[tuple[int, float, float]]]:

@@ -11,6 +11,8 @@ from torch import Tensor
 from mmssl.errors import UserError
 
 if TYPE_CHECKING:
+    from PIL import Image
+
     from mmssl.predictors.base import Batch, Predictor
 
 COLUMNS = ("original", "perturbed", "predicted", "composite")
@@ -33,7 +35,16 @@ SIDE_OF_DETAIL = 160
 
 
 def draw_reveal(panels: Mapping[str, Tensor], caption: str, file: Path) -> Path:
-    """One row a sample, columns original, visible, predicted, visible + predicted; written as PNG.
+    """Write :func:`reveal_sheet` as PNG."""
+    if file.suffix.lower() != ".png":
+        raise UserError(f"{file} is not named as a picture: give it the ending .png")
+    file.parent.mkdir(parents=True, exist_ok=True)
+    reveal_sheet(panels, caption).save(file)
+    return file
+
+
+def reveal_sheet(panels: Mapping[str, Tensor], caption: str) -> "Image.Image":
+    """One row a sample, columns original, visible, predicted, visible + predicted; a picture that notebooks display.
 
     With a panel ``trivial``, columns original, visible, without learning, predicted, and below the last two the
     measures of each picture. ``panels`` is what :meth:`Predictor.reveal` returns: pictures ``[batch channel height
@@ -42,8 +53,6 @@ def draw_reveal(panels: Mapping[str, Tensor], caption: str, file: Path) -> Path:
     """
     from PIL import Image, ImageDraw, ImageFont
 
-    if file.suffix.lower() != ".png":
-        raise UserError(f"{file} is not named as a picture: give it the ending .png")
     columns = BESIDE_TRIVIAL if "trivial" in panels else COLUMNS
     pictures = {name: _displayable(panels[name]) for name in columns}
     below = {"trivial": _written(panels, "_trivial"), "predicted": _written(panels)} if "trivial" in panels else {}
@@ -67,9 +76,7 @@ def draw_reveal(panels: Mapping[str, Tensor], caption: str, file: Path) -> Path:
                 place = (x + cell_w // 2, HEADER + row * row_h + cell_h + LINE // 2)
                 pen.text(place, below[name][row], "#444444", small, anchor="mm")
     pen.multiline_text((MARGIN, sheet.height - footer), "\n".join(lines), "#444444", small, spacing=4)
-    file.parent.mkdir(parents=True, exist_ok=True)
-    sheet.save(file)
-    return file
+    return sheet
 
 
 def write_reveal(predictor: "Predictor", batch: "Batch", file: Path, step: int | None = None) -> Path:

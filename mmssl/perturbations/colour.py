@@ -46,9 +46,7 @@ def lab_to_srgb(lab: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "ba
     return torch.where(linear <= 0.0031308, 12.92 * linear, 1.055 * linear.clamp_min(0.0031308) ** (1 / 2.4) - 0.055)
 
 
-def within_srgb(
-    lab: Float[Tensor, "batch 3 height width"], halvings: int = 8
-) -> Float[Tensor, "batch 3 height width"]:
+def within_srgb(lab: Float[Tensor, "batch 3 height width"], halvings: int = 8) -> Float[Tensor, "batch 3 height width"]:
     """Colours that sRGB lacks, paler until it has them; lightness and hue stay.
 
     ``halvings`` of the interval in which the greatest share of the colour lies: 8 find it to 1 in 256.

@@ -35,18 +35,18 @@ class ColorizationConfig(PixelConfig):
     objective: Literal["classes", "regression"] = "classes"
     """classes: a distribution over colours, rebalanced. regression: squared error, which prefers grey when in doubt."""
     reduce: int = 4
-    """Colours are predicted at so many times fewer rows and columns (4: Zhang et al. 2016, §3.1): the eye is content."""
+    """Colours are predicted at as many times fewer rows and columns (4: Zhang et al. 2016, §3.1)."""
     rebalance: float = 0.1
-    """How much rare colours weigh: 1 minus the share of the uniform distribution that the data's is mixed with; 0 not at
-    all. Zhang et al. 2016, eq. 4, take 0.5; there a small encoder after 1,000 steps on CIFAR-10 was farther from the
-    true colours of unseen photos than grey is, and nearer with 0.1."""
+    """How much rare colours weigh: 1 minus the share of the uniform distribution that the data's is mixed with; 0 not
+    at all. Zhang et al. 2016, eq. 4, take 0.5: with that, the smallest trunk was farther from the true colours of
+    unseen photos than grey is, after 1,000 steps on CIFAR-10; with 0.1 nearer."""
     temperature: float = 0.38
     """Of the annealed mean: 1 is the mean of the distribution, 0 its most likely colour (Zhang et al. 2016, eq. 5)."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.channels != 3:
-            raise UserError(f"colorization learns from colour pictures of 3 channels, got {self.channels}: leave it at 3")
+            raise UserError(f"colorization learns from pictures of 3 channels, got {self.channels}: leave it at 3")
         if self.reduce < 1 or not 0 <= self.rebalance < 1 or not 0 < self.temperature <= 1:
             raise UserError("reduce must be at least 1, rebalance in 0 to below 1, temperature above 0 and at most 1")
 
@@ -171,7 +171,7 @@ class Colorization(PixelPredictor):
         return {"loss": -(weight * told).sum(), "reference": -(weight * constant).sum()}
 
     def picture_of(self, view: View) -> Float[Tensor, "batch 3 height width"]:
-        """The given lightness with the predicted colours, in sRGB; paler where it has no such colour as light or dark."""
+        """The given lightness with the predicted colours, in sRGB; paler where that has none so light or dark."""
         lightness = view["lightness"]
         ab = self.colours(self.predict(self.encode(view), view))
         ab = F.interpolate(ab, lightness.shape[2:], mode="bicubic", align_corners=False)
@@ -198,4 +198,4 @@ class Colorization(PixelPredictor):
     @property
     def reveal_note(self) -> str:
         """What is compared."""
-        return "Trivial: grey. Distance to the true colour in the ab plane; plausible colours need not be the true ones."
+        return "Without learning: grey. Errors are distances in the ab plane; plausible colours need not be true."

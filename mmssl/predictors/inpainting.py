@@ -1,8 +1,8 @@
 """Inpainting: predict a hole in a picture from what is around it.
 
 Pathak et al. 2016, "Context Encoders: Feature Learning by Inpainting". The network is told where the hole is, sees it
-filled smoothly from its edge, and predicts the difference to that filling. (With the mean colour in the hole instead, it
-had learned nothing on photos in the two minutes in which it passed the filling otherwise.)
+filled smoothly from its edge, and predicts the difference to that filling. (With the mean colour in the hole, it had
+learned nothing about photos in the two minutes in which it surpassed the filling otherwise.)
 """
 
 from dataclasses import dataclass
@@ -36,7 +36,7 @@ class InpaintingConfig(PixelConfig):
     overlap_weight: float = 0.1
     """Weight of a pixel of the overlap beside that of one in the hole."""
     gradient_weight: float = 1.0
-    """Weight of the error of differences between neighbouring pixels: edges want to be where and as sharp as they were."""
+    """Weight of the error of differences between neighbouring pixels: edges want to be as sharp as they were."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -100,7 +100,7 @@ class Inpainting(PixelPredictor):
     @property
     def reveal_note(self) -> str:
         """What is compared."""
-        return "Trivial: smooth filling from the edge. PSNR and SSIM over the hole alone."
+        return "Without learning: smooth filling from the edge. PSNR and SSIM over the hole alone."
 
 
 def _gradient_error(

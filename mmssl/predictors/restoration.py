@@ -23,8 +23,8 @@ class RestorationConfig(PixelConfig):
     """What a picture goes through before it is predicted back."""
 
     perturbations: tuple[str, ...] = ("blur=2",)
-    """One after the other: mask=SHARE, downsample=TIMES, blur=SIGMA, noise=SIGMA, zoom=TIMES, grey. A SIGMA of blur is in
-    pixels, of noise on the scale 0..1."""
+    """One after the other: mask=SHARE, downsample=TIMES, blur=SIGMA, noise=SIGMA, zoom=TIMES, grey. A SIGMA of blur is
+    in pixels, of noise on the scale 0..1."""
     sampler: Literal["random", "block", "inverse_block"] = "random"
     """Which patches ``mask`` hides together."""
 
@@ -71,4 +71,6 @@ class Restoration(PixelPredictor):
     @property
     def reveal_note(self) -> str:
         """What is compared."""
-        return f"Perturbed by {', then '.join(self.config.perturbations)}; trivial: undone without learning."
+        return (
+            f"Perturbed by {', then '.join(self.config.perturbations)}; without learning: as far as that can be undone."
+        )

@@ -113,4 +113,7 @@ class SuperResolution(PixelPredictor):
     @property
     def reveal_note(self) -> str:
         """What is compared."""
-        return f"Shrunk {self.scale} times; trivial: bicubic. PSNR and SSIM of luma, {self.scale} px at edges left out."
+        return (
+            f"Shrunk {self.scale} times; without learning: bicubic. PSNR and SSIM of luma, {self.scale} px at edges "
+            "left out."
+        )

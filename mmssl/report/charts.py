@@ -8,6 +8,7 @@ from mmssl.report import numbers
 from mmssl.report.gather import Run, is_number
 from mmssl.report.numbers import Number, Table
 from mmssl.report.words import BASELINES, words_of
+from mmssl.training.finding import Entry
 
 INK, RANDOM, RAW = "ink", "random", "raw"
 """Colours that are not those of a run: see style.css.jinja."""
@@ -20,10 +21,10 @@ class Line:
     name: str
     colour: int | str
     """Place of a run, or one of the names above."""
-    x: Sequence[float]
+    x: Sequence[float | int]
     y: Sequence[Number]
-    low: Sequence[float] = ()
-    high: Sequence[float] = ()
+    low: Sequence[float | int] = ()
+    high: Sequence[float | int] = ()
     """The band around it, where there are several seeds."""
     dash: str = "-"
     marker: str = "o"
@@ -122,8 +123,8 @@ def skill_over_time(runs: Sequence[Run]) -> Chart | None:
     )  # fmt: skip
 
 
-def baselines_of(entry: Mapping[str, float]) -> dict[str, float]:
-    """Skill of guesses that learn nothing: ``reference_NAME`` against ``reference``, unless it has a loss of its own."""
+def baselines_of(entry: Entry) -> dict[str, float]:
+    """Skill of guesses that learn nothing: ``reference_NAME`` against ``reference``, unless that has its own loss."""
     found = {}
     for key in entry:
         name = key.removeprefix("val_reference_")
@@ -165,12 +166,14 @@ def between_senses(runs: Sequence[Run]) -> Bars | None:
             if not match or not is_number(last[key]):
                 continue
             title = f"{match[1]} hidden" if len(runs) == 1 else f"{run.name}: {match[1]} hidden"
-            bar = Bar(f"from {match[2]}", numbers.skill(last[key], run.source(key, last)), run.colour, match[2] != "both")
+            bar = Bar(
+                f"from {match[2]}", numbers.skill(last[key], run.source(key, last)), run.colour, match[2] != "both"
+            )
             groups.setdefault(title, []).append(bar)
             shown = [*shown, run] if run not in shown else shown
     return Bars(
         "senses", "What one sense tells of the other",
-        "The same clips, predicted from the other sense alone, from the rest of the same sense, and from both. From the "
-        "other sense alone above zero means that something is known of how sight and sound belong together.",
+        "The same clips, predicted from the other sense alone, from the rest of the same sense, and from both. From "
+        "the other sense alone above zero means that something is known of how sight and sound belong together.",
         groups, commands_of(shown),
     ) if groups else None  # fmt: skip

@@ -112,7 +112,7 @@ def _spread(ticks: "Any", *, log: bool, most: int) -> dict[str, float]:
 
 
 def _inline(svg: str, key: str, alt: str) -> Markup:
-    """Without prolog, metadata and addresses; ids of its own; the page's colours and font; a title for screen readers."""
+    """Without prolog, metadata and addresses; ids of its own; the page's colours and font; a title to read aloud."""
     svg = re.sub(r"<metadata>.*?</metadata>|<defs>\s*<style.*?</style>\s*</defs>|<!--.*?-->", "", svg, flags=re.DOTALL)
     head, body = svg[svg.index("<svg") :].split(">", 1)
     box = re.search(r'viewBox="([^"]*)"', head)

@@ -17,6 +17,8 @@ from mmssl.report.words import Words, words_of
 
 WIDEST = 1400
 """Pixels; wider pictures are shrunk."""
+NARROW = 620
+"""Pixels of a picture that has words beside it, not above."""
 ARTICLES = 3
 """Texts shown."""
 SOUNDS = 2
@@ -31,6 +33,8 @@ class Frame:
 
     label: str
     content: Markup
+    width: int = WIDEST
+    """In pixels; texts take what is there."""
 
 
 @dataclass(frozen=True)
@@ -39,6 +43,7 @@ class Show:
 
     key: str
     title: str
+    colour: int | str
     words: Words
     axis: str
     """What the slider goes through."""
@@ -48,9 +53,14 @@ class Show:
     videos: Sequence[tuple[str, str]]
     command: str
 
+    @property
+    def narrow(self) -> bool:
+        """Leaves room for words beside it."""
+        return bool(self.frames) and all(frame.width <= NARROW for frame in self.frames)
+
 
 def show_run(run: Run, most: int) -> Show | None:
-    """At most ``most`` moments of training, the last one always, with sounds and videos; None where there is nothing."""
+    """At most ``most`` moments of training, the last one always, with sounds and videos; None where there are none."""
     folder = run.folder / "reveal"
     files = steps_of(folder) or [file for file in (folder / "reveal.png", folder / "reveal.html") if file.is_file()][:1]
     frames = []
@@ -63,7 +73,8 @@ def show_run(run: Run, most: int) -> Show | None:
     if not frames and not videos:
         return None
     return Show(
-        f"run-{run.colour}", run.name, words_of(run.kind), "training", frames, _sounds(folder) if most > 1 else [],
+        f"run-{run.colour}", run.name, run.colour, words_of(run.kind), "training", frames,
+        _sounds(folder) if most > 1 else [],
         videos, f"mmssl reveal {run.folder}",
     )  # fmt: skip
 
@@ -82,7 +93,7 @@ def show_sweep(sweep: Sweep, most: int) -> Show | None:
         return None
     title = f"{sweep.name}: how much is hidden"
     key = "sweep-" + re.sub(r"\W", "-", sweep.name)
-    return Show(key, title, words_of(sweep.kind), "share hidden in training", frames, [], [], sweep.command)
+    return Show(key, title, "accent", words_of(sweep.kind), "share hidden in training", frames, [], [], sweep.command)
 
 
 def steps_of(folder: Path) -> list[Path]:
@@ -110,10 +121,8 @@ def _frame(file: Path, label: str, what: str, words: Words) -> Frame | None:
     if picture is None:
         return None
     uri, width, height = picture
-    return Frame(
-        label,
-        Markup('<img src="{}" width="{}" height="{}" alt="{}">').format(uri, width, height, alt),
-    )
+    image = Markup('<img src="{}" width="{}" height="{}" alt="{}">').format(uri, width, height, alt)
+    return Frame(label, image, width)
 
 
 def small_picture(file: Path) -> tuple[str, int, int] | None:
@@ -147,7 +156,7 @@ def _uri(data: bytes, kind: str) -> str:
 
 
 def texts_of(page: str) -> Markup:
-    """The first articles of a page of guesses. Only known tags pass, so that a file of a stranger cannot do anything."""
+    """The first articles of a page of guesses. Only known tags pass, so that a stranger's file cannot do anything."""
     reader = _Articles()
     reader.feed(page)
     reader.close()
@@ -155,7 +164,7 @@ def texts_of(page: str) -> Markup:
 
 
 class _Articles(HTMLParser):
-    """Keeps what is inside of ``<article>``: these tags and classes, and text."""
+    """Keeps what is inside of ``<article>``: these tags and classes, and text. Tables of guesses fold."""
 
     tags = frozenset({"article", "p", "mark", "sup", "table", "tr", "td", "b", "i", "small"})
     classes = frozenset({"hit", "near", "miss", "n", "right"})
@@ -170,14 +179,14 @@ class _Articles(HTMLParser):
         self.count += tag == "article"
         if tag in self.tags and self.count <= ARTICLES and (tag == "article" or self.open):
             kind = dict(attrs).get("class")
+            self.parts.append("<details><summary>guesses</summary>" if tag == "table" else "")
             self.parts.append(f'<{tag} class="{kind}">' if kind in self.classes else f"<{tag}>")
             self.open.append(tag)
 
     def handle_endtag(self, tag: str) -> None:
         if tag in self.open:
             while self.open:
-                last = self.open.pop()
-                self.parts.append(f"</{last}>")
+                last = self._close()
                 if last == tag:
                     break
 
@@ -188,5 +197,10 @@ class _Articles(HTMLParser):
     def close(self) -> None:
         """Close what a cut file left open."""
         super().close()
-        self.parts += [f"</{tag}>" for tag in reversed(self.open)]
-        self.open = []
+        while self.open:
+            self._close()
+
+    def _close(self) -> str:
+        last = self.open.pop()
+        self.parts.append(f"</{last}></details>" if last == "table" else f"</{last}>")
+        return last

@@ -13,7 +13,7 @@ Cell = Any
 class Number:
     """A value, how it is written, and the file and key that it was read from (or the formula over keys)."""
 
-    value: float
+    value: float | int
     text: str
     source: str
 
@@ -34,12 +34,12 @@ class Table:
     rows: Sequence[Sequence[Cell]]
 
 
-def skill(value: float, source: str) -> Number:
+def skill(value: float | int, source: str) -> Number:
     """1 - loss / reference, with three decimals."""
     return Number(value, f"{value:.3f}".replace("-", "\N{MINUS SIGN}"), source)
 
 
-def percent(value: float, source: str, std: float | None = None) -> Number:
+def percent(value: float | int, source: str, std: float | None = None) -> Number:
     """A share in per cent, with its standard deviation where there is one."""
     spread = "" if std is None else f" ± {100 * std:.1f}"
     return Number(value, f"{100 * value:.1f}{spread} %", source)
@@ -50,7 +50,7 @@ def count(value: int, source: str) -> Number:
     return Number(value, f"{value:,}", source)
 
 
-def duration(seconds: float, source: str) -> Number:
+def duration(seconds: float | int, source: str) -> Number:
     """Seconds as people say them."""
     if seconds < 100:
         return Number(seconds, f"{seconds:.0f} s", source)

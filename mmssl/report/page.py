@@ -25,13 +25,11 @@ COUNTS = ("no", "one", "two", "three", "four", "five", "six")
 MAIN_SETTINGS = ("data", "preset", "steps", "batch_size", "learning_rate", "mask_fraction", "precision", "seed")
 
 
-def write_report(
-    runs: Sequence[Path], out: Path, *, sweeps: Sequence[Path] = (), title: str | None = None
-) -> Path:
+def write_report(runs: Sequence[Path], out: Path, *, sweeps: Sequence[Path] = (), title: str | None = None) -> Path:
     """Write ``out``, one HTML file about ``runs`` and ``sweeps`` (folders that recipes/sweep.py wrote); returns it.
 
     Every number is read from their files. What is missing, not finished, failed or of another version is said on the
-    page, and the rest is shown. Raises UserError where nothing can be shown at all, and for an ``out`` that is a folder.
+    page, and the rest is shown. Raises UserError where nothing can be shown at all, and where ``out`` is a folder.
     """
     if out.is_dir():
         raise UserError(f"{out} is a folder: name the page, such as {out / 'report.html'}")
@@ -70,7 +68,9 @@ def _render(context: dict[str, Any]) -> str:
     return environment.get_template("page.html.jinja").render(context)
 
 
-def _context(runs: Sequence[Run], sweeps: Sequence[Sweep], absent: Sequence[Absent], title: str | None) -> dict[str, Any]:
+def _context(
+    runs: Sequence[Run], sweeps: Sequence[Sweep], absent: Sequence[Absent], title: str | None
+) -> dict[str, Any]:
     """Everything that the template shows, but for pictures and sounds."""
     kinds = list(dict.fromkeys([*(run.kind for run in runs), *(sweep.kind for sweep in sweeps)]))
     tables, notes = sync_tables(runs)
@@ -141,4 +141,3 @@ def _plain(value: Any) -> str:
     if isinstance(value, list):
         return " ".join(map(_plain, value))
     return f"{value:g}" if isinstance(value, float) else str(value)
-

@@ -157,9 +157,7 @@ def _probe_charts(flag: str, group: Sequence[Sweep], colours: Sequence[int]) -> 
 def _accuracy_line(name: str, colour: int, found: Found, places: Places) -> Line:
     shares = [[share for share, _ in each] for each in found.values()]
     sources = [f"mean of {', '.join(file for _, file in each)}" for each in found.values()]
-    means = [
-        numbers.percent(statistics.fmean(each), source) for each, source in zip(shares, sources, strict=True)
-    ]
+    means = [numbers.percent(statistics.fmean(each), source) for each, source in zip(shares, sources, strict=True)]
     return Line(name, colour, [places[value] for value in found], means, list(map(min, shares)), list(map(max, shares)))
 
 

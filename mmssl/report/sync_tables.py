@@ -43,8 +43,10 @@ def _offsets(run: Run, data: dict[str, Any], where: str) -> Titled:
 
     return Titled(
         f"{run.name}: the offset, right to within a frame",
-        "Known offsets were put into held-out clips and measured, from little context to much.",
-        Table(["", *(f"{row['context']} frames" for row in rows)], [line("this run", "right"), line("chance", "chance")]),
+        f"Known offsets were put in {data['clips']:,} clips of {data['data']} and measured, by context.",
+        Table(
+            ["", *(f"{row['context']} frames" for row in rows)], [line("this run", "right"), line("chance", "chance")]
+        ),
         f"mmssl sync {run.folder} --evaluate DATA",
     )
 
@@ -59,7 +61,8 @@ def _retrieval(run: Run, data: dict[str, Any], where: str) -> Titled:
     ]
     return Titled(
         f"{run.name}: finding the right partner",
-        f"Whose sound is it? The share of clips whose partner is among the first so many of {data['clips']:,}.",
+        f"Whose sound is it? The share of clips of {data['data']} whose partner is among the first so many of "
+        f"{data['clips']:,}.",
         Table(["", *(f"first {rank}" for rank in ranks)], rows),
         f"mmssl retrieve {run.folder} --data DATA",
     )

@@ -35,6 +35,9 @@ def _arxiv(text: str, number: str) -> Paper:
     return Paper(text, f"https://arxiv.org/abs/{number}")
 
 
+_PIXELS = (
+    "A row a picture: as it is, what the network saw, and then, as the columns say, guesses and what was predicted."
+)
 OWN_FRACTION = "Validated at its own mask fraction: the curve says how hard the task is, not what was learned."
 
 WORDS = {
@@ -115,7 +118,7 @@ WORDS = {
         "images", "colorization",
         "take the colour away", "a network over the grey picture", "a colour distribution at each pixel",
         "the colours that were there", "cross-entropy; beside it that of the colours' frequencies",
-        "From left to right: the picture, what the network saw, a guess without learning, and what was predicted.",
+        _PIXELS,
         "A colour cannot be interpolated from grey: one has to know what things are.",
         "Validated on the same crops every time.",
         (_arxiv("Zhang et al. 2016, Colorful Image Colorization", "1603.08511"),),
@@ -124,7 +127,7 @@ WORDS = {
         "images", "inpainting",
         "cut a hole of any shape", "a network over the picture and its hole", "pixels inside the hole",
         "the pixels that were there", "absolute error; beside it that of smooth filling",
-        "From left to right: the picture, what the network saw, a guess without learning, and what was predicted.",
+        _PIXELS,
         "Small holes can be filled smoothly; large ones need knowledge of what goes on there.",
         "Validated on the same holes every time.",
         (_arxiv("Pathak et al. 2016, Context Encoders", "1604.07379"),),
@@ -133,7 +136,7 @@ WORDS = {
         "images", "super-resolution",
         "shrink the picture", "a network over the small picture", "the detail that is missing",
         "the full resolution", "absolute error; beside it that of bicubic interpolation",
-        "From left to right: the picture, what the network saw, a guess without learning, and what was predicted.",
+        _PIXELS,
         "Interpolation restores what is smooth; edges and texture have to be known.",
         "Validated on the same crops every time.",
         (_arxiv("Shi et al. 2016, sub-pixel convolution", "1609.05158"),
@@ -143,7 +146,7 @@ WORDS = {
         "images", "restoration",
         "spoil the picture: blur, noise, shrink, grey, hide", "a network over the spoiled picture", "the clean picture",
         "the picture as it was", "absolute error; beside it that of undoing without learning",
-        "From left to right: the picture, what the network saw, a guess without learning, and what was predicted.",
+        _PIXELS,
         "Much can be undone by a filter; skill counts what goes beyond it.",
         "Validated on the same crops every time.",
     ),

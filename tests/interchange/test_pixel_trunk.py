@@ -156,15 +156,18 @@ def test_another_task_with_a_hole_begins_without_it(tmp_path):
 @pytest.mark.parametrize(
     ("changes", "why"),
     [
-        ({"decoder_dim": 4}, "it is of another shape"),
-        ({"mean": (0.5,)}, "its pictures had another mean and standard deviation"),
+        ({"decoder_dim": 4}, "the decoder (it is of another shape)"),
+        (
+            {"mean": (0.5,)},
+            "the channel of the hole (zeros) and the decoder (its pictures had another mean and standard deviation)",
+        ),
     ],
 )
 def test_a_decoder_that_does_not_fit_stays_new(tmp_path, changes, why):
     run_of(tmp_path / "run", "inpainting")
     model = tiny_pixels("inpainting", seed=9, **changes)
     before = model.network.decoder.head.weight.clone()
-    assert load_initial_pixel_weights(model, tmp_path / "run").endswith(f"new: the decoder ({why})")
+    assert load_initial_pixel_weights(model, tmp_path / "run").endswith(f"new: {why}")
     assert torch.equal(model.network.decoder.head.weight, before)
 
 

@@ -62,7 +62,9 @@ def test_loss_and_reference_are_weighted_cross_entropies(rebalance):
     bins = model.quantizer.bins.double()
     distance, nearest = torch.cdist(ab, bins).topk(5, largest=False)
     share = torch.exp(-(distance**2) / 50)
-    truth = torch.zeros(len(ab), len(bins), dtype=torch.float64).scatter_(1, nearest, share / share.sum(1, keepdim=True))
+    truth = torch.zeros(len(ab), len(bins), dtype=torch.float64).scatter_(
+        1, nearest, share / share.sum(1, keepdim=True)
+    )
     prior = model.prior.double()
     weight = 1 / ((1 - (1 - rebalance)) * prior + (1 - rebalance) / len(bins))
     weight = weight / (weight * prior).sum()

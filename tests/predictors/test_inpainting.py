@@ -67,7 +67,9 @@ def test_loss_and_reference_equal_a_loop_over_pixels(hole, training):
     assert outcome["loss_pixels"].item() == pytest.approx(sums["pixels"] / count, rel=1e-4)
     expected = sums["pixels"] + 0.7 * sums["gradients"] + (0.3 * sums["overlap"] if training else 0)
     assert outcome["loss"].item() == pytest.approx(expected / count, rel=1e-4)
-    assert outcome["reference"].item() == pytest.approx((sums["trivial"] + 0.7 * sums["trivial_gradients"]) / count, rel=1e-4)
+    assert outcome["reference"].item() == pytest.approx(
+        (sums["trivial"] + 0.7 * sums["trivial_gradients"]) / count, rel=1e-4
+    )
     assert outcome["reference_pixels"].item() == pytest.approx(sums["trivial"] / count, rel=1e-4)
 
 
@@ -123,10 +125,10 @@ def test_visible_pixels_are_given_back_as_they_are():
 
 def test_stripes_go_on_through_the_hole():
     model = inpainter(image_size=(16, 16), patch_size=(4, 4), hole="blocks", decoder_dim=16, std=(0.25,), mean=(0.5,))
-    train(model, [stripes(16, seed) for seed in range(12)], 100, 1e-2)
+    train(model, [stripes(16, seed) for seed in range(12)], 60, 5e-3)
     outcome = model(stripes(64, 99))
     assert outcome["skill_pixels"].item() > 0.4
-    assert outcome["psnr"].item() > outcome["psnr_trivial"].item() + 3
+    assert outcome["psnr"].item() > outcome["psnr_trivial"].item() + 4
 
 
 @pytest.mark.parametrize(

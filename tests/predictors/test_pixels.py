@@ -199,7 +199,9 @@ def test_fine_tuning_trains_the_backbone_alone_and_learns(task, timm_model):
     labels = torch.arange(16) % 2
     batch["image"][labels == 1, :, ::2] //= 4  # stripes
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    tuned = finetune(model, batch, labels, 2, seed=0, config=FinetuneConfig(steps=25, learning_rate=3e-3, batch_size=16))
+    tuned = finetune(
+        model, batch, labels, 2, seed=0, config=FinetuneConfig(steps=25, learning_rate=3e-3, batch_size=16)
+    )
     assert (tuned(batch).argmax(1) == labels).float().mean() >= 0.9
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
     moved = {name for name, value in tuned.predictor.named_parameters() if not torch.equal(value, before[name])}
@@ -271,9 +273,7 @@ for task in sys.argv[1:]:
 def test_tasks_can_be_traced():
     """In a process of its own: the checks of shapes cannot be compiled."""
     command = [sys.executable, "-c", PROGRAM, "colour classes", "inpainting", "super-resolution"]
-    done = subprocess.run(
-        command, capture_output=True, text=True, timeout=280, cwd=Path(__file__).parent, check=False
-    )
+    done = subprocess.run(command, capture_output=True, text=True, timeout=280, cwd=Path(__file__).parent, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
 
 

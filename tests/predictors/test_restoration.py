@@ -3,8 +3,7 @@
 import pytest
 import torch
 from scipy.ndimage import gaussian_filter
-from tiny_pixels import batch_of, pictures, predict, stirred, tiny, train
-from torch import Tensor
+from tiny_pixels import bars, pictures, predict, stirred, tiny, train
 
 from mmssl.errors import UserError
 from mmssl.perturbations.colour import grey
@@ -25,17 +24,6 @@ def restorer(*perturbations: str, **changes) -> Restoration:
     model = tiny("restoration of blur", perturbations=perturbations, **changes)
     assert isinstance(model, Restoration)
     return model
-
-
-def discs(count: int, seed: int) -> dict[str, Tensor]:
-    """A disc of one colour on another."""
-    generator = torch.Generator().manual_seed(seed)
-    row, column, radius = (torch.rand(count, 1, 1, generator=generator) for _ in range(3))
-    axis = torch.arange(16)
-    distance = ((axis[:, None] - 4 - 8 * row) ** 2 + (axis - 4 - 8 * column) ** 2).sqrt()
-    inside = (3 + 3 * radius + 0.5 - distance).clamp(0, 1)[:, None]
-    one, other = torch.rand(2, count, 3, 1, 1, generator=generator)
-    return batch_of(one * inside + other * (1 - inside))
 
 
 @EVERY_COMPOSITION
@@ -80,7 +68,9 @@ def test_the_reference_of_blur_is_the_blurred_picture_itself():
     assert model(batch)["reference"].item() == pytest.approx(abs(blurred - truth).mean(), rel=1e-3)
 
 
-@pytest.mark.parametrize("perturbations", [("mask=0.5",), ("mask=0.5", "downsample=2"), ("mask=0.5", "blur=2", "zoom=2")])
+@pytest.mark.parametrize(
+    "perturbations", [("mask=0.5",), ("mask=0.5", "downsample=2"), ("mask=0.5", "blur=2", "zoom=2")]
+)
 def test_what_a_mask_hides_leaves_no_trace(perturbations):
     model, alone = stirred(restorer(*perturbations)).eval(), restorer("mask=0.5").eval()
     batch = pictures(model)
@@ -106,11 +96,11 @@ def test_zoom_sees_nothing_of_the_surroundings_and_grey_nothing_of_colours(monke
     torch.testing.assert_close(pair[0], pair[1], atol=1e-5, rtol=1e-5)
 
 
-@pytest.mark.parametrize(("perturbations", "least"), [(("blur=1.5",), 0.3), (("mask=0.25", "noise=0.1"), 0.4)])
+@pytest.mark.parametrize(("perturbations", "least"), [(("blur=1.5",), 0.3), (("mask=0.25", "noise=0.1"), 0.15)])
 def test_it_learns(perturbations, least):
     model = restorer(*perturbations, image_size=(16, 16), patch_size=(4, 4), decoder_dim=16)
-    train(model, [discs(16, seed) for seed in range(8)], 60, 1e-2)
-    assert model(discs(64, 99))["skill"].item() > least
+    train(model, [bars(16, 16, seed) for seed in range(8)], 60, 5e-3)
+    assert model(bars(64, 16, 99))["skill"].item() > least
 
 
 @pytest.mark.parametrize(
@@ -118,7 +108,7 @@ def test_it_learns(perturbations, least):
     [
         (("blurr=2",), {}, "no perturbation is called 'blurr'; did you mean 'blur'"),
         ((), {}, "give at least one perturbation"),
-        (("downsample=5",), {}, "cannot be made 5 times smaller"),
+        (("downsample=5",), {}, "5 does not divide the sides"),
         (("noise=2",), {}, "noise needs a sigma above 0 and at most 1"),
         (("grey",), {"channels": 4, "mean": (0.5,), "std": (0.2,)}, "1 or 3 channels"),
         (("mask=0.5",), {"sampler": "blok"}, "no sampler of patches is called 'blok'"),

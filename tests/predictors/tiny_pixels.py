@@ -30,7 +30,7 @@ TIMM_SIZES = {"super-resolution": (64, 128)}
 
 
 def tiny(task: str, *, timm_model: str = "", **changes: Any) -> PixelPredictor:
-    """A fresh predictor: pictures of 16 x 24 pixels in patches of 4 x 8, nothing square; 32 x 64 for a model of timm."""
+    """A fresh predictor: pictures of 16 x 24 pixels in patches of 4 x 8, nothing square; for timm of 32 x 64."""
     kind, config, settings = TASKS[task]
     torch.manual_seed(0)
     basis: dict[str, Any] = {
@@ -73,6 +73,18 @@ def batch_of(image: Tensor, epoch: int = 0) -> dict[str, Tensor]:
     count = len(image)
     image = (image * 255).round().clamp(0, 255).byte()
     return {"image": image, "id": 100 + 7 * torch.arange(count), "epoch": torch.full((count,), epoch)}
+
+
+def bars(count: int, side: int, seed: int) -> dict[str, Tensor]:
+    """Bars with sharp edges in any direction, 3 to 6 pixels wide, of two grey levels."""
+    generator = torch.Generator().manual_seed(seed)
+    angle, width, shift, low, high = torch.rand(5, count, 1, 1, generator=generator)
+    axis = torch.arange(side)
+    along = axis[:, None] * (2 * torch.pi * angle).sin() + axis * (2 * torch.pi * angle).cos()
+    width = 3 + 3 * width
+    distance = ((along / width + 2 * shift) % 2 - 1).abs() - 0.5
+    cover = (distance * width + 0.5).clamp(0, 1)
+    return batch_of((0.4 * low + (0.6 + 0.4 * high - 0.4 * low) * cover)[:, None].expand(-1, 3, -1, -1))
 
 
 def select(batch: dict[str, Tensor], rows: slice | list[int]) -> dict[str, Tensor]:

@@ -123,7 +123,7 @@ def test_interrupt_then_resume(recipe, world, tmp_path, capsys, monkeypatch):
         (["--mask-fraction", "0.999"], "leaves nothing visible"),
         (["--patch-size", "5"], "does not divide"),
         (["--image-size", "1", "2", "3"], "--image-size takes one number"),
-        (["--preset", "gigantic"], "choose one of nano"),
+        (["--preset", "gigantic"], "choose one of pico, nano"),
         (["--device", "cuda:99"], "--device cuda:99 cannot be used here"),
         (["--image-size", "64", "--patch-size", "64"], "64x64"),
         (["--batch-size", "0"], "--batch-size must be at least 1"),

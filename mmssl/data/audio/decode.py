@@ -71,7 +71,7 @@ def read_frames(
     """
     limits = limits or AudioLimits()
     # a plain read of a regular file does not hang, and an alarm would cost as much as it
-    with guarded(None if header.decoder == "pcm" else limits.seconds):
+    with guarded(None if header.decoder == "pcm" else limits.seconds, warns=header.decoder == "pyav"):
         if header.decoder == "pcm":
             found = wave.read_frames(extent, header, start, stop)
         elif header.decoder == "soundfile":

@@ -103,11 +103,12 @@ def _decoded(
 ) -> Float32[np.ndarray, "frame channel"] | None:
     """The frames of ``count`` packets of ``length`` frames each, without those of the first ``dropped``."""
     import av
+    from av.error import FFmpegError
 
     decoder: Any = av.CodecContext.create("mp3float", "r")
     try:
         decoded = decoder.decode(av.Packet(raw))
-    except av.FFmpegError:  # it says nothing of the place
+    except FFmpegError:  # it says nothing of the place
         return None
     planes = [frame.planes for frame in decoded[dropped:]]
     if (
