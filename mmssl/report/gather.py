@@ -181,8 +181,9 @@ def read_probes(folder: Path, name: str) -> tuple[list[Probe], list[str]]:
 def read_probe(file: Path) -> ProbeReport:
     """Back from what :meth:`ProbeReport.to_dict` gave."""
     data = read_json(file)
-    results = [ProbeResult(**_fields(ProbeResult, row)) for row in data["results"]]
-    return ProbeReport(**_fields(ProbeReport, data) | {"results": results})
+    fields = _fields(ProbeReport, data)
+    fields["results"] = [ProbeResult(**_fields(ProbeResult, row)) for row in data["results"]]
+    return ProbeReport(**fields)
 
 
 def _fields(kind: type, data: Mapping[str, Any]) -> dict[str, Any]:

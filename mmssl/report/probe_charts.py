@@ -39,8 +39,7 @@ def probe_bars(runs: Sequence[Run]) -> list[Bars]:
     return [
         Bars(
             f"probe-{label}", f"Telling {label} apart, with all labels",
-            "A linear classifier on the frozen representation after the last block, beside the same on a network with "
-            "random weights and on the raw input. Only what is above both was learned by predicting what was hidden.",
+            "",
             groups, [_command(run, label) for run in runs if run.name in groups],
         )
         for label, groups in found.items()
