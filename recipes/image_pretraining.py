@@ -4,7 +4,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, TypedDict, TypeVar
 
 import torch
 
@@ -106,6 +106,13 @@ class PixelRunConfig(ImageRunConfig):
             raise UserError(f"--timm-model {self.timm_model} stands in for --preset {self.preset}: give one of them")
 
 
+class Statistics(TypedDict):
+    """Mean and standard deviation by channel, as configs of models name them."""
+
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+
 @dataclass(frozen=True)
 class Pictures:
     """Pictures to train on, and pictures held out."""
@@ -123,7 +130,7 @@ class Pictures:
         """What a resumed run must find again."""
         return {"fingerprint": self.train.source.fingerprint(), "train": len(self.train), "val": len(self.val)}
 
-    def statistics(self) -> dict[str, tuple[float, ...]]:
+    def statistics(self) -> Statistics:
         """Mean and standard deviation by channel, for the config of a model."""
         mean, std = self.train.mean_std()
         return {"mean": tuple(mean.tolist()), "std": tuple(std.tolist())}

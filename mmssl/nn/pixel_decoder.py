@@ -57,8 +57,8 @@ class PixelDecoder(nn.Module):
             self.stem = nn.Conv2d(channels * reduce**2, dim, 3, padding=1)
         self.larger = nn.Sequential(*(SubPixel(dim, (2, 2), 3) for _ in range(enlarge.bit_length() - 1)))
         self.head = nn.Conv2d(dim, outputs, 3 if detail else 1, padding=1 if detail else 0)
-        nn.init.zeros_(self.head.weight)
-        nn.init.zeros_(self.head.bias)
+        for parameter in self.head.parameters():
+            nn.init.zeros_(parameter)
 
     def forward(
         self, maps: Sequence[Tensor], pixels: Float[Tensor, "batch channel height width"]

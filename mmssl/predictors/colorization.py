@@ -53,11 +53,10 @@ class ColorizationConfig(PixelConfig):
             raise UserError("reduce must be at least 1, rebalance in 0 to below 1, temperature above 0 and at most 1")
 
 
-class Colorization(PixelPredictor):
+class Colorization(PixelPredictor[ColorizationConfig]):
     """Lightness in, colours out."""
 
     name = "colorization"
-    config: ColorizationConfig
     accepted = (1, 3)
     prior: Tensor
     marginal: Tensor

@@ -46,11 +46,10 @@ class InpaintingConfig(PixelConfig):
             raise UserError("overlap, overlap_weight and gradient_weight cannot be negative")
 
 
-class Inpainting(PixelPredictor):
+class Inpainting(PixelPredictor[InpaintingConfig]):
     """Pictures with a hole in, whole pictures out."""
 
     name = "inpainting"
-    config: InpaintingConfig
 
     def __init__(self, config: InpaintingConfig) -> None:
         network = PixelNetwork(config, config.image_size, config.channels + 1, config.channels)

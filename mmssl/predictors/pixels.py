@@ -7,7 +7,7 @@ skill 0, and what is learned is what the guess does not know.
 
 from abc import abstractmethod
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import torch
 from jaxtyping import Bool, Float
@@ -52,7 +52,10 @@ class PixelConfig(PixelNetworkConfig):
         return patch_grid(self.input_size, self.patch_size)
 
 
-class PixelPredictor(Predictor):
+Config = TypeVar("Config", bound=PixelConfig)
+
+
+class PixelPredictor(Predictor, Generic[Config]):
     """A task on pictures: a network predicts the difference between a trivial guess and the picture.
 
     A subclass says what is hidden (:meth:`perturb`) and what the network is given of a picture that is perturbed
@@ -60,7 +63,7 @@ class PixelPredictor(Predictor):
     training ``image``.
     """
 
-    config: PixelConfig
+    config: Config
     pixel_mean: Tensor
     pixel_std: Tensor
     scale: int = 1
@@ -68,7 +71,7 @@ class PixelPredictor(Predictor):
     accepted: tuple[int, ...] | None = None
     """Numbers of channels that :meth:`restore` takes; None: those of the config."""
 
-    def __init__(self, config: Any, network: PixelNetwork) -> None:
+    def __init__(self, config: Config, network: PixelNetwork) -> None:
         super().__init__()
         self.config = config
         self.network = network

@@ -29,11 +29,10 @@ class RestorationConfig(PixelConfig):
     """Which patches ``mask`` hides together."""
 
 
-class Restoration(PixelPredictor):
+class Restoration(PixelPredictor[RestorationConfig]):
     """Perturbed pictures in, pictures as they were out."""
 
     name = "restoration"
-    config: RestorationConfig
 
     def __init__(self, config: RestorationConfig) -> None:
         perturbations = parse_perturbations(config.perturbations, config.patch_size, config.sampler)

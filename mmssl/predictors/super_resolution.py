@@ -46,11 +46,10 @@ class SuperResolutionConfig(PixelConfig):
         return self.image_size[0] // times, self.image_size[1] // times
 
 
-class SuperResolution(PixelPredictor):
+class SuperResolution(PixelPredictor[SuperResolutionConfig]):
     """Small pictures in, sharp pictures ``scale`` times as high and wide out."""
 
     name = "super_resolution"
-    config: SuperResolutionConfig
 
     def __init__(self, config: SuperResolutionConfig) -> None:
         times = config.scale if config.given == "small" else 1
