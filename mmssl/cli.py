@@ -155,7 +155,7 @@ def probe(
     run: Positional[Path],
     *,
     data: str,
-    label: str | None = None,
+    label: tuple[str, ...] = (),
     seeds: int = 3,
     finetune_labels: tuple[int, ...] = (100, 1000),
     by_layer: bool = True,
@@ -173,8 +173,8 @@ def probe(
         data: Labelled images: class folders or a labels.csv, with train and val (or test) splits. Labelled texts: a
             .tsv, .csv or .jsonl file with a column text, or class folders of .txt files. Labelled recordings: class
             folders, a labels.csv or a manifest.jsonl; where a column speaker is, the test part has other speakers.
-        label: Column of labels.csv, of manifest.jsonl, or of the table of texts. Of recordings also one with lists of
-            [label, start, end] in seconds: stretches, such as words with their times.
+        label: Column of labels.csv, of manifest.jsonl, or of the table of texts, or several of them. Of recordings also
+            one with lists of [label, start, end] in seconds: stretches, such as words with their times.
         seeds: Repetitions of everything that is drawn at random.
         finetune_labels: Numbers of labels for accuracy against labels; nothing after the flag switches it off.
         by_layer: Also a linear probe after each layer of the encoder, and of the best one.
@@ -185,16 +185,19 @@ def probe(
         speaker_seed: Recordings: another choice of these speakers.
         out: Folder for probe.json (or ctc.json) and the figure; by default RUN/probe.
     """
+    from mmssl.errors import UserError
     from mmssl.evaluation.runs import probe_run, transcribe_run
 
     out = out or run / "probe"
     voices = {"held_out_speakers": held_out_speakers, "speaker_seed": speaker_seed or None}
     voices = {name: value for name, value in voices.items() if value is not None}
     if transcribe:
-        transcribe_run(run, data, label, out, voices=voices, unit=transcribe, seeds=seeds)
+        if len(label) > 1:
+            raise UserError(f"--transcribe writes one column, --label names {len(label)}: give one")
+        transcribe_run(run, data, label[0] if label else None, out, voices=voices, unit=transcribe, seeds=seeds)
         return
     settings = {"seeds": seeds, "finetune_labels": finetune_labels, "by_layer": by_layer}
-    probe_run(run, data, label, out, voices=voices, **settings)
+    probe_run(run, data, label or (None,), out, voices=voices, **settings)
 
 
 def export(run: Positional[Path], *, to: Literal["timm", "transformers"], out: Path) -> None:

@@ -21,8 +21,8 @@ from mmssl.training.checkpoint import replace_file
 from mmssl.training.journal import read_journal
 from mmssl.training.run import RunFolder
 
-BETWEEN, LEAST = 2, 6
-"""Steps between the validations of a timed run, and of all of it, at least."""
+TIMED = 5
+"""Steps of a timed run."""
 
 
 class Pace(NamedTuple):
@@ -48,25 +48,25 @@ def measure(
     validations: int,
     after: Callable[[Path], object] | None = None,
 ) -> Pace:
-    """Time a few steps of a recipe, with as many validations as the real run will have.
+    """Time a few steps of a recipe, a validation, and all the rest of a run that will validate so many times.
 
-    So whatever is not a step is measured as it will be, ``after(run)`` included. The first window is left out of the
-    time of a step: it waits for workers and memory. ``run`` is removed afterwards.
+    The rest includes ``after(run)``. The first step is left out: it waits for workers and memory. ``run`` is removed
+    afterwards.
     """
     shutil.rmtree(run, ignore_errors=True)
-    every = max(BETWEEN, LEAST // validations)
-    steps = every * validations
     began = time.perf_counter()
-    train(recipe, run, [*flags, "--steps", str(steps), "--log-every", "1", "--validate-every", str(every)])
+    train(recipe, run, [*flags, "--steps", str(TIMED), "--log-every", "1", "--validate-every", str(TIMED)])
     if after:
         after(run)
     wall = time.perf_counter() - began
-    seconds = [entry["seconds"] for entry in read_journal(run / "journal.jsonl")]
+    entries = read_journal(run / "journal.jsonl")
+    seconds = [entry["seconds"] for entry in entries]
     # the journal rounds to milliseconds, so tiny steps may take no time at all
     step = max(1e-4, statistics.median(late - early for early, late in itertools.pairwise(seconds)))
     trained = [each.numel() for each in load_predictor(run).parameters() if each.requires_grad]
     shutil.rmtree(run)
-    return Pace(step, max(0.0, wall - step * steps), sum(trained))
+    other = wall - step * TIMED + (validations - 1) * entries[-1]["validation_seconds"]
+    return Pace(step, max(0.0, other), sum(trained))
 
 
 def finished(run: Path) -> bool:

@@ -31,6 +31,7 @@ from sweep import Config as SweepConfig
 from sweep import folders, load_recipe, probed, sweep, train
 
 from mmssl.errors import INTERRUPTED, UserError, one_sentence_errors
+from mmssl.evaluation.features import Memory
 from mmssl.evaluation.runs import probe_run, reveal_run
 from mmssl.training.run import choose_device, cpu_has_bf16
 
@@ -175,16 +176,17 @@ class Comparison:
             self.ledger.do("retrieval", lambda: self.retrieve(run))
             if self.thorough:
                 self.ledger.do("offsets", lambda: self.offsets(run))
+        memory: Memory = {}
         for label in self.config.labels if part.probed else ():
             self.ledger.do(
                 f"{label} from {name}",
-                lambda label=label: self.probe(run, self.data[part.modality], label),
+                lambda label=label: self.probe(run, self.data[part.modality], label, memory),
             )
 
-    def probe(self, run: Path, data: str, label: str) -> None:
+    def probe(self, run: Path, data: str, label: str, memory: Memory) -> None:
         """What `mmssl probe RUN --data DATA --label LABEL` does; shorter where it is not to be thorough."""
         settings: dict[str, Any] = {} if self.thorough else {"seeds": 1, "finetune_labels": (), "by_layer": False}
-        probe_run(run, data, label, run / "probe", **settings)
+        probe_run(run, data, (label,), run / "probe", memory=memory, **settings)
 
     def retrieve(self, run: Path) -> None:
         """What `mmssl retrieve` does."""

@@ -111,7 +111,7 @@ def probed(run: Path, data: str, label: str | None) -> float:
     folder = run / "probe"
     found = next(iter(sorted(folder.glob("probe*.json"))), None)
     if found is None:
-        probe_run(run, data, label, folder, baselines=False, labels=(), finetune_labels=(), by_layer=False, seeds=1)
+        probe_run(run, data, (label,), folder, baselines=False, labels=(), finetune_labels=(), by_layer=False, seeds=1)
         (found,) = folder.glob("probe*.json")
     report = json.loads(found.read_text(encoding="utf-8"))
     linear = [each for each in report["results"] if (each["representation"], each["method"]) == (PRETRAINED, "linear")]

@@ -157,7 +157,7 @@ def clip_set(part: AudioPart, names: list[str], loader: AudioLoader) -> Labelled
     """One label a recording."""
     targets = np.full(len(part.source), -1, np.int64)
     targets[part.recording] = part.targets
-    return LabelledSet(loader.frozen, targets, names, {"audio": 0})
+    return LabelledSet(loader.frozen, targets, names, {"audio": 0}, same=tuple(part.source.files))
 
 
 def usable_part(part: AudioPart, loader: AudioLoader) -> AudioPart:

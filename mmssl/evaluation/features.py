@@ -1,6 +1,6 @@
 """Frozen features of labelled samples: from an encoder, from raw input, from an encoder that learned nothing."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, MutableMapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TypeVar
@@ -16,6 +16,9 @@ from mmssl.predictors.base import Batch, Predictor
 
 Encode = Callable[[Batch], Mapping[str, Float[Tensor, "batch _"]]]
 """Features of a batch by name."""
+
+Memory = MutableMapping[Hashable, tuple[dict[str, Tensor], Tensor]]
+"""What passes over the data gave, by :attr:`LabelledSet.same`: for several questions to the same encoders."""
 
 P = TypeVar("P", bound=Predictor)
 
@@ -40,6 +43,9 @@ class LabelledSet:
     """Tensors whose second dimension is as long as the longest sample of a batch, and what fills it behind others."""
     groups: Int[Tensor, " sample"] | Int[np.ndarray, " sample"] | None = None
     """Samples with the same number resemble each other for reasons beside the label, as those of one speaker do."""
+    same: Hashable = None
+    """Equal for sets whose passes give the same batches, so that features of one are those of the other; None: unknown.
+    """
 
     def index(self, batch: Batch) -> Int[Tensor, " batch"]:
         """Where the samples of a batch are in ``targets`` and ``groups``, on the CPU."""
@@ -127,28 +133,43 @@ def side_by_side(encoders: Mapping[str, Encode]) -> Encode:
     return encode
 
 
-@torch.no_grad()
 def extract(
     encode: Encode, samples: LabelledSet
 ) -> tuple[dict[str, Float[Tensor, "sample _"]], Int[Tensor, " sample"]]:
-    """Features by name and class numbers of a whole set: fp32 on the CPU, in the order of the batches.
+    """Features by name and class numbers of a whole set, as :func:`features_of` gives them."""
+    features, index = features_of(encode, samples)
+    return features, torch.as_tensor(samples.targets)[index]
+
+
+@torch.no_grad()
+def features_of(
+    encode: Encode, samples: LabelledSet, memory: Memory | None = None
+) -> tuple[dict[str, Float[Tensor, "sample _"]], Int[Tensor, " sample"]]:
+    """Features by name of a whole set, fp32 on the CPU in the order of the batches; and where each sample is in it.
+
+    What is in ``memory`` is not computed again; it is for one ``encode`` only.
 
     Raises UserError where the set is empty or a feature is not a finite number.
     """
+    if memory is not None and samples.same in memory:
+        return memory[samples.same]
     parts: dict[str, list[Tensor]] = {}
-    labels = []
+    places = []
     for batch in samples.batches():
-        labels.append(samples.labels(batch))
+        places.append(samples.index(batch))
         for name, values in encode(batch).items():
             # a feature may be a view, such as one token of all: a copy lets go of what it is a view of
             parts.setdefault(name, []).append(values.to("cpu", torch.float32, copy=True))
-    if not labels:
+    if not places:
         raise UserError("there are no labelled samples to take features of: check the data and its split")
     features = {name: torch.cat(values) for name, values in parts.items()}
     for name, values in features.items():
         if not values.isfinite().all():
             raise UserError(f"features '{name}' are not finite: the weights are damaged, use an earlier checkpoint")
-    return features, torch.cat(labels)
+    found = features, torch.cat(places)
+    if memory is not None and samples.same is not None:
+        memory[samples.same] = found
+    return found
 
 
 def take(batch: Batch, chosen: Int[Tensor, " chosen"]) -> dict[str, Tensor]:

@@ -88,7 +88,9 @@ def labelled_images(predictor: Predictor, data: str, label: str | None) -> tuple
     parts = []
     for source in split_images(data, predictor.config.channels, held_out=("test", "val")):
         loader = frozen_loader(source, predictor, WORKERS)
-        parts.append(LabelledSet(lambda loader=loader: loader.frozen(256), *source.labels(label)))
+        parts.append(
+            LabelledSet(lambda loader=loader: loader.frozen(256), *source.labels(label), same=source.fingerprint())
+        )
         if len(parts[-1].names) < 2:
             raise UserError(f"{data} has a single class: a probe needs pictures of at least two")
     train, test = parts

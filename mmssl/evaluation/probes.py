@@ -23,7 +23,8 @@ from mmssl.evaluation.classifiers import class_rank
 from mmssl.evaluation.features import (
     Encode,
     LabelledSet,
-    extract,
+    Memory,
+    features_of,
     freshly_initialised,
     frozen,
     gather,
@@ -42,7 +43,7 @@ from mmssl.evaluation.probe_results import (
     ProbeResult,
 )
 from mmssl.evaluation.representations import Baseline, Frozen, Representation
-from mmssl.predictors.base import Batch, Predictor
+from mmssl.predictors.base import Predictor
 
 
 def probe(
@@ -61,6 +62,7 @@ def probe(
     finetune_config: FinetuneConfig | None = None,
     by_layer: bool = True,
     notes: Sequence[str] = (),
+    memory: Memory | None = None,
     say: Callable[[str], None] | None = None,
 ) -> ProbeReport:
     """Measure how well ``label`` can be told from a predictor's features, from raw input and from an untrained encoder.
@@ -80,7 +82,8 @@ def probe(
     ``raw``: what makes features of a batch's raw input, or a baseline that is fitted anew on the labelled samples of
     each draw (:class:`mmssl.evaluation.bag_of_words.BagOfWords`), which says itself what it is; ``raw_name`` says it of
     features. ``encoder(predictor, layers=by_layer)`` makes features of a predictor: :func:`frozen` one vector a sample,
-    another one of each stretch of a recording, say. ``notes`` are printed below the table.
+    another one of each stretch of a recording, say. ``notes`` are printed below the table. ``memory``, the same for
+    several labels of a predictor with the same settings, keeps what is computed once for all of them.
 
     Raises UserError where the two sets have other classes, a set is empty, or features are not finite.
     """
@@ -100,11 +103,12 @@ def probe(
         encoders[RAW] = raw
     encode = side_by_side(encoders)
     say("features of the training part")
-    order: list[Tensor] = []
-    train_features, train_labels = extract(_noting(encode, train, order), train)
-    groups = None if train.groups is None else torch.as_tensor(train.groups)[torch.cat(order)]
+    train_features, places = features_of(encode, train, memory)
+    train_labels = torch.as_tensor(train.targets)[places]
+    groups = None if train.groups is None else torch.as_tensor(train.groups)[places]
     say("features of the test part")
-    test_features, test_labels = extract(encode, test)
+    test_features, places = features_of(encode, test, memory)
+    test_labels = torch.as_tensor(test.targets)[places]
     classes, count = len(train.names), len(train_labels)
 
     device = predictor.device if predictor.device.type == "cuda" else torch.device("cpu")
@@ -133,16 +137,6 @@ def probe(
         raw=raw.name if isinstance(raw, Baseline) else raw_name,
         notes=tuple(notes),
     )
-
-
-def _noting(encode: Encode, samples: LabelledSet, order: list[Tensor]) -> Encode:
-    """``encode`` that adds to ``order`` which samples it saw."""
-
-    def noting(batch: Batch) -> Mapping[str, Tensor]:
-        order.append(samples.index(batch))
-        return encode(batch)
-
-    return noting
 
 
 def _preview(samples: LabelledSet) -> str:

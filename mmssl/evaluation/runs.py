@@ -1,5 +1,6 @@
 """A run folder and data, brought together for looking and measuring: what is asked goes to the modality of the run."""
 
+from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
@@ -8,6 +9,7 @@ from typing import Any, Literal
 import torch
 
 from mmssl.errors import UserError
+from mmssl.evaluation.features import Memory
 from mmssl.evaluation.probe_report import print_report, save_report
 from mmssl.evaluation.probe_results import ProbeReport
 from mmssl.predictors import load_predictor
@@ -47,10 +49,19 @@ def reveal_run(run: Path, data: str | None, out: Path | None, count: int, first:
 
 
 def probe_run(
-    run: Path, data: str, label: str | None, out: Path, *, voices: dict[str, Any] | None = None, **settings: Any
-) -> ProbeReport:
+    run: Path,
+    data: str,
+    columns: Sequence[str | None],
+    out: Path,
+    *,
+    voices: dict[str, Any] | None = None,
+    memory: Memory | None = None,
+    **settings: Any,
+) -> list[ProbeReport]:
     """Probe the model of a run on labelled data of its kind: prints the table, writes ``probe.json`` and a figure.
 
+    Several ``columns`` are asked of features that are computed once, also in several calls with the same ``memory``;
+    None stands for the labels of data with a single kind.
     ``voices`` says which speakers of recordings are held out, ``settings`` are those of
     :func:`mmssl.evaluation.probes.probe` that a user chooses.
     Raises UserError where there are no probes for the kind of run, where ``out`` is a file, and for what is wrong with
@@ -62,11 +73,17 @@ def probe_run(
     if voices:
         _of_recordings(run, predictor, voices)
         settings |= voices
-    report = modality.probe_labelled(predictor, run, data, label, say=_say, **settings)
-    print_report(report)
-    for file in save_report(report, out):
-        print(file)
-    return report
+    memory = {} if memory is None else memory
+    reports = []
+    for label in columns:
+        if label is not None and len(columns) > 1:
+            print(f"\n{label}")
+        report = modality.probe_labelled(predictor, run, data, label, memory=memory, say=_say, **settings)
+        print_report(report)
+        for file in save_report(report, out):
+            print(file)
+        reports.append(report)
+    return reports
 
 
 def transcribe_run(

@@ -78,7 +78,7 @@ def probe_labelled(
     parts, in_order, cut = [], [], 0
     for part in (found.train, found.test):
         texts = TokenizedTexts(part.texts, tokenizer, max_length=longest)
-        parts.append(LabelledSet(texts.batches, part.targets, found.names, texts.padding))
+        parts.append(LabelledSet(texts.batches, part.targets, found.names, texts.padding, same=tuple(part.texts)))
         in_order.append([part.texts[number] for number in texts.order.tolist()])
         cut += int((texts.lengths == longest).sum())
     notes = [note[0].upper() + note[1:] + "." for note in found.notes]

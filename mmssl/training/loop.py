@@ -199,9 +199,11 @@ class Trainer:
         }
         self.window = {}
         if validates:
+            began = time.perf_counter()
             entry |= validate(self.predictor, self.validation(), self.autocast)
             if self.on_validate:
                 self.on_validate(self.step)
+            entry["validation_seconds"] = round(time.perf_counter() - began, 3)
         findings = self.watch.look(entry)
         if findings:
             entry["findings"] = [finding.name for finding in findings]

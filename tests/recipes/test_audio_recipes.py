@@ -88,7 +88,7 @@ def test_interrupted_and_resumed_it_is_the_run_that_was_never_stopped(
     for here, there in zip(
         read_journal(tmp_path / "run" / "journal.jsonl"), read_journal(finished[name] / "journal.jsonl"), strict=True
     ):
-        times = {"seconds", "samples_per_second", "data_wait"}
+        times = {"seconds", "samples_per_second", "data_wait", "validation_seconds"}
         assert {key: here[key] for key in here if key not in times} == {
             key: there[key] for key in there if key not in times
         }

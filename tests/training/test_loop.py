@@ -22,7 +22,8 @@ from mmssl.training.journal import Journal, read_journal
 from mmssl.training.optimizer import learning_rate_at, make_optimizer, parameter_groups
 
 SCRIPT = Path(__file__).with_name("tiny.py")
-TIMING = {"samples_per_second", "data_wait", "seconds", "findings"}  # a loader may be found slow in one run only
+# a loader may be found slow in one run only
+TIMING = {"samples_per_second", "data_wait", "seconds", "validation_seconds", "findings"}
 
 
 def numbers(run: Path) -> list[dict]:
