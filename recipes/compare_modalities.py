@@ -42,7 +42,7 @@ VALIDATIONS = 5
 """Points of the curve of a run."""
 LEAST_STEPS = 20
 """A part is trained for so many steps even where its share of the time is shorter; then that is said."""
-TRAINING = 0.6
+TRAINING = 0.5
 """Share of the time left when all paces are known. Probes come next, and sweeps get what is left after them."""
 PAGE_SECONDS = 20.0
 """Kept back for the page: a guess."""
@@ -58,7 +58,17 @@ class Comparison:
 
     def __init__(self, config: Config) -> None:
         self.config, self.out = config, config.out
-        names = ("minutes", "labels", "crop", "scenes", "face_scenes", "seed", "precision", "thorough")
+        names = (
+            "minutes",
+            "labels",
+            "crop",
+            "scenes",
+            "face_scenes",
+            "seed",
+            "precision",
+            "thorough",
+            "finetune_labels",
+        )
         asked = {name: getattr(config, name) for name in names}
         self.ledger = Ledger(self.out / "compared.json", asked | {name: getattr(config, name) for name in DATA})
         self.thorough = config.minutes >= THOROUGH if config.thorough is None else config.thorough
@@ -185,8 +195,9 @@ class Comparison:
 
     def probe(self, run: Path, data: str, label: str, memory: Memory) -> None:
         """What `mmssl probe RUN --data DATA --label LABEL` does; shorter where it is not to be thorough."""
-        settings: dict[str, Any] = {} if self.thorough else {"seeds": 1, "finetune_labels": (), "by_layer": False}
-        probe_run(run, data, (label,), run / "probe", memory=memory, **settings)
+        tuned = self.config.finetune_labels if self.thorough and label == self.config.labels[0] else ()
+        settings: dict[str, Any] = {} if self.thorough else {"seeds": 1, "by_layer": False}
+        probe_run(run, data, (label,), run / "probe", memory=memory, finetune_labels=tuned, **settings)
 
     def retrieve(self, run: Path) -> None:
         """What `mmssl retrieve` does."""

@@ -90,7 +90,10 @@ class Config:
     labels: tuple[str, ...] = ("colour", "shape", "size", "place")
     """What is asked of the frozen representations; sweeps ask the first."""
     thorough: bool | None = None
-    """Probes of three seeds and every layer, fine-tuning, and training from scratch. Default: from 30 minutes on."""
+    """Probes of three seeds and every layer. Default: from 30 minutes on."""
+    finetune_labels: tuple[int, ...] = (100, 1000)
+    """Where probes are thorough: numbers of labels for fine-tuning, and for training from scratch. It costs more than all
+    other probes, so only the first of --labels is asked."""
     scenes: int = 4000
     """Scenes of the generated world."""
     face_scenes: int = 1000
