@@ -92,8 +92,8 @@ class Config:
     thorough: bool | None = None
     """Probes of three seeds and every layer. Default: from 30 minutes on."""
     finetune_labels: tuple[int, ...] = (100, 1000)
-    """Where probes are thorough: numbers of labels for fine-tuning, and for training from scratch. It costs more than all
-    other probes, so only the first of --labels is asked."""
+    """Where probes are thorough: numbers of labels for fine-tuning, and for training from scratch. It costs more than
+    all other probes, so only the first of --labels is asked."""
     scenes: int = 4000
     """Scenes of the generated world."""
     face_scenes: int = 1000
