@@ -49,6 +49,8 @@ PAGE_SECONDS = 20.0
 THOROUGH = 30.0
 """Minutes from which on probes are thorough."""
 TITLE = "One principle, four modalities"
+ASKED = ("minutes", "labels", "crop", "scenes", "face_scenes", "seed", "precision", "thorough", "finetune_labels")
+"""Flags that have to be the same where the command goes on."""
 SIZE = ("--size", "64", "64")
 """Pixels of video frames: the same for all runs on videos, which share their clips."""
 
@@ -58,19 +60,8 @@ class Comparison:
 
     def __init__(self, config: Config) -> None:
         self.config, self.out = config, config.out
-        names = (
-            "minutes",
-            "labels",
-            "crop",
-            "scenes",
-            "face_scenes",
-            "seed",
-            "precision",
-            "thorough",
-            "finetune_labels",
-        )
-        asked = {name: getattr(config, name) for name in names}
-        self.ledger = Ledger(self.out / "compared.json", asked | {name: getattr(config, name) for name in DATA})
+        asked = {name: getattr(config, name) for name in (*ASKED, *DATA)}
+        self.ledger = Ledger(self.out / "compared.json", asked)
         self.thorough = config.minutes >= THOROUGH if config.thorough is None else config.thorough
         precision = config.precision
         if precision == "auto" and choose_device(config.device).type == "cpu" and cpu_has_bf16():
