@@ -18,6 +18,7 @@ runs on speech are asked. What those networks know is measured in their own term
 sense tells of the other.
 """
 
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -174,6 +175,7 @@ class Comparison:
         part, run = self.parts[name], self.out / name
         self.ledger.do(f"pictures of {name}", lambda: str(reveal_run(run, None, None, 8, 0)))
         if name == "sync":
+            self.ledger.do("video", lambda: self.show_video(run))
             self.ledger.do("retrieval", lambda: self.retrieve(run))
             if self.thorough:
                 self.ledger.do("offsets", lambda: self.offsets(run))
@@ -189,6 +191,16 @@ class Comparison:
         tuned = self.config.finetune_labels if self.thorough and label == self.config.labels[0] else ()
         settings: dict[str, Any] = {} if self.thorough else {"seeds": 1, "by_layer": False}
         probe_run(run, data, (label,), run / "probe", memory=memory, finetune_labels=tuned, **settings)
+
+    def show_video(self, run: Path) -> None:
+        """Copy the first video of the pictures beside them, where the page finds it."""
+        from mmssl.data.video import open_clips
+        from mmssl.evaluation.clip_runs import held_out_part
+
+        clips = str(self.out / "clips")
+        file = Path(self.data["videos"]) / open_clips(clips, split=held_out_part(clips)).files[0]
+        if file.is_file():  # a list or a tar file has none of that name
+            shutil.copyfile(file, run / "reveal" / file.name)
 
     def retrieve(self, run: Path) -> None:
         """What `mmssl retrieve` does."""

@@ -101,6 +101,8 @@ def test_all_are_asked_about_the_same_scenes(compared):
             assert report["train_samples"] + report["test_samples"] == 40
             assert {row["representation"] for row in report["results"]} == {PRETRAINED, UNTRAINED, RAW}
     assert json.loads((out / "sync" / "retrieval" / "retrieval.json").read_text())
+    (video,) = (out / "sync" / "reveal").glob("*.mp4")
+    assert video.read_bytes() == next((out / "faces" / "faces").rglob(video.name)).read_bytes()
     assert not (out / "sync" / "probe").exists()
     faces = [json.loads(line) for line in (out / "faces" / "faces" / "manifest.jsonl").read_text().splitlines()]
     spoken = [json.loads(line) for line in (out / "world" / "speech" / "manifest.jsonl").read_text().splitlines()]
