@@ -12,13 +12,10 @@ setup: .venv/ready
 	touch $@
 
 demo: .venv/ready
-	$(BIN)/python data_prep/make_world.py --out world --count 4000
 	rm -rf runs/demo
-	$(BIN)/python recipes/image_mae.py --data world --out runs/demo --architecture cross_mae --batch-size 64 \
-		--steps 600 --validate-every 200 --validation-images 400
-	$(BIN)/mmssl probe runs/demo --data world --label colour --seeds 1 --finetune-labels
-	@echo "what was hidden, what was predicted: runs/demo/reveal/step-00000600.png"
-	@echo "accuracy against number of labels:   runs/demo/probe/probe-colour.png"
+	$(BIN)/python recipes/compare_modalities.py --out runs/demo --minutes 7 --scenes 800 --face-scenes 160 \
+		--parts images text speech sync --sweeps images text --labels colour shape
+	@echo "one principle, four modalities, on one page: runs/demo/report.html"
 
 test: .venv/ready
 	$(BIN)/python -m pytest -q -n auto --dist loadfile

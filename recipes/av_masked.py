@@ -23,7 +23,7 @@ from mmssl.predictors.audio_visual_masked import PRESETS, AudioVisualMasked, Aud
 from mmssl.training.config import MaskedRunConfig
 from mmssl.training.run import RunFolder, choose_device, parse_flags
 
-LEARNING_RATE = {192: 1e-3, 384: 6e-4}
+LEARNING_RATE = {96: 2e-3, 192: 1e-3, 384: 6e-4}
 """Peak rate at 32 clips a step by width; our choice. It grows with the square root of the batch."""
 
 

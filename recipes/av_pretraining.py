@@ -31,7 +31,7 @@ class ClipRunConfig(RunConfig):
     data: str
     """Folder, list or tar file with videos, or a folder made of them by data_prep/cache_clips.py."""
     preset: str = "nano"
-    """Size of the model: nano or small."""
+    """Size of the model: pico, nano or small."""
     init: str | None = None
     """Start from the weights of another run of this recipe with the same model."""
     size: tuple[int, int] = (72, 72)

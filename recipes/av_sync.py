@@ -28,6 +28,7 @@ from mmssl.predictors.audio_visual_sync import AudioVisualSync, AudioVisualSyncC
 from mmssl.training.run import RunFolder, choose_device, parse_flags
 
 PRESETS = {
+    "pico": WindowsConfig(dim=128, visual_widths=(16, 32, 64, 64), audio_widths=(16, 32, 64, 64)),
     "nano": WindowsConfig(),
     "small": WindowsConfig(dim=512, visual_widths=(64, 128, 256, 256), audio_widths=(64, 128, 256, 256)),
 }

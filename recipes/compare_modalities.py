@@ -27,7 +27,7 @@ from typing import Any
 
 import tyro
 from budget import Ledger, Pace, finished, measure
-from comparison_config import DATA, PARTS, STUDIES, Config, grid, spread
+from comparison_config import DATA, PARTS, STUDIES, Config, Part, grid, spread
 from sweep import Config as SweepConfig
 from sweep import folders, load_recipe, probed, sweep, train
 
@@ -43,14 +43,15 @@ VALIDATIONS = 5
 """Points of the curve of a run."""
 LEAST_STEPS = 20
 """A part is trained for so many steps even where its share of the time is shorter; then that is said."""
-TRAINING = 0.5
+TRAINING = 1 / 3
 """Share of the time left when all paces are known. Probes come next, and sweeps get what is left after them."""
 PAGE_SECONDS = 20.0
 """Kept back for the page: a guess."""
-THOROUGH = 30.0
-"""Minutes from which on probes are thorough."""
+LONG = 30.0
+"""Minutes from which on networks are not small, and probes are thorough."""
 TITLE = "One principle, four modalities"
-ASKED = ("minutes", "labels", "crop", "scenes", "face_scenes", "seed", "precision", "thorough", "finetune_labels")
+ASKED = ("minutes", "labels", "crop", "scenes", "face_scenes", "seed", "precision", "small", "thorough",
+         "finetune_labels")  # fmt: skip
 """Flags that have to be the same where the command goes on."""
 SIZE = ("--size", "64", "64")
 """Pixels of video frames: the same for all runs on videos, which share their clips."""
@@ -63,7 +64,8 @@ class Comparison:
         self.config, self.out = config, config.out
         asked = {name: getattr(config, name) for name in (*ASKED, *DATA)}
         self.ledger = Ledger(self.out / "compared.json", asked)
-        self.thorough = config.minutes >= THOROUGH if config.thorough is None else config.thorough
+        self.thorough = config.minutes >= LONG if config.thorough is None else config.thorough
+        self.small = config.minutes < LONG if config.small is None else config.small
         precision = config.precision
         if precision == "auto" and choose_device(config.device).type == "cpu" and cpu_has_bf16():
             precision = "bf16"
@@ -109,6 +111,11 @@ class Comparison:
                      "--workers", str(config.workers)]  # fmt: skip
             self.ledger.do("clips", lambda: command(str(ROOT / "data_prep" / "cache_clips.py"), *flags))
 
+    def flags_of_part(self, part: Part) -> list[str]:
+        """What the recipe of a part is given beside steps."""
+        flags = f"{part.flags} {part.small}" if self.small else part.flags
+        return [*self.flags_of(part.modality, flags), "--seed", str(self.config.seed)]
+
     def flags_of(self, modality: str, flags: str) -> list[str]:
         """What a recipe is given beside steps and seed."""
         if modality == "videos":
@@ -122,7 +129,7 @@ class Comparison:
     def find_paces(self) -> None:
         """Time a few steps of every part, decide what each gets, and print it."""
         for name, part in self.parts.items():
-            flags = [*self.flags_of(part.modality, part.flags), "--seed", str(self.config.seed)]
+            flags = self.flags_of_part(part)
             run = self.out / "timing" / name
             self.ledger.do(
                 f"pace of {name}",
@@ -164,8 +171,8 @@ class Comparison:
             return
         part, steps = self.parts[name], self.steps(name)
         every = -(-steps // VALIDATIONS)
-        flags = [*self.flags_of(part.modality, part.flags), "--seed", str(self.config.seed), "--steps", str(steps),
-                 "--validate-every", str(every), "--log-every", str(max(1, every // 5))]  # fmt: skip
+        flags = [*self.flags_of_part(part), "--steps", str(steps), "--validate-every", str(every),
+                 "--log-every", str(max(1, every // 5))]  # fmt: skip
         self.ledger.do(f"training of {name}", lambda: train(load_recipe(part.recipe), self.out / name, flags))
 
     def look_and_ask(self, name: str) -> None:

@@ -21,16 +21,28 @@ class Part(NamedTuple):
     modality: str
     recipe: str
     flags: str
+    small: str
+    """Flags of the small network, for minutes: after the others, so that they count."""
     probed: bool = True
 
 
 PARTS = {
-    "images": Part("images", "image_mae", "--architecture cross_mae --batch-size 64 --validation-images 256"),
-    "text": Part("text", "text_bert", "--preset bert_mini --batch-size 16 --validation-tokens 20000"),
-    "speech": Part("speech", "audio_best_rq", "--validation-seconds 120"),
-    "wav2vec2": Part("speech", "audio_wav2vec2", "--validation-seconds 120"),
-    "sync": Part("videos", "av_sync", "--validation-clips 64", probed=False),
-    "senses": Part("videos", "av_masked", "--validation-clips 64", probed=False),
+    "images": Part(
+        "images", "image_mae", "--architecture cross_mae --batch-size 64 --validation-images 256", "--preset pico"
+    ),
+    "text": Part(
+        "text", "text_bert", "--preset bert_mini --batch-size 16 --validation-tokens 20000", "--preset bert_tiny"
+    ),
+    "speech": Part("speech", "audio_best_rq", "--validation-seconds 120", "--validation-seconds 60"),
+    "wav2vec2": Part("speech", "audio_wav2vec2", "--validation-seconds 120", "--validation-seconds 60"),
+    "sync": Part("videos", "av_sync", "--validation-clips 64", "--preset pico", probed=False),
+    "senses": Part(
+        "videos",
+        "av_masked",
+        "--validation-clips 64",
+        "--preset pico --batch-size 16 --validation-clips 16",
+        probed=False,
+    ),
 }
 """What is trained, by the name of its run folder. Presets are nano where nothing else is said, and bert_mini, which has
 about as many parameters with a vocabulary as small as the world's: between one and four million each."""
@@ -89,6 +101,8 @@ class Config:
     """What of the videos is looked at."""
     labels: tuple[str, ...] = ("colour", "shape", "size", "place")
     """What is asked of the frozen representations; sweeps ask the first."""
+    small: bool | None = None
+    """Smaller networks, of which minutes make something: pico, bert_tiny. Default: below 30 minutes."""
     thorough: bool | None = None
     """Probes of three seeds and every layer. Default: from 30 minutes on."""
     finetune_labels: tuple[int, ...] = (100, 1000)

@@ -19,13 +19,13 @@ from mmssl.masking import NoiseKey, hidden_count, random_mask, span_mask, tube_m
 from mmssl.nn.clip_clock import ClipConfig
 from mmssl.nn.clip_tokens import ClipTokens
 from mmssl.nn.mel import MelFrontEnd
-from mmssl.nn.transformer import Transformer, TransformerConfig, nano, small
+from mmssl.nn.transformer import Transformer, TransformerConfig, nano, pico, small
 from mmssl.predictors.audio_visual import AudioVisualPredictor, standardise
 from mmssl.predictors.base import Batch, Outcome, View, outcome_of
 
 STREAM_SENSES = 0x6D61736B40
 
-PRESETS = {"nano": nano, "small": small}
+PRESETS = {"pico": pico, "nano": nano, "small": small}
 """Trunks by name. Not published models."""
 
 VALIDATION_VISUAL, VALIDATION_AUDIO, VALIDATION_SPAN = 0.75, 0.5, 5

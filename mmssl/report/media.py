@@ -68,7 +68,7 @@ def show_run(run: Run, most: int) -> Show | None:
         label = f"step {int(file.stem.removeprefix('step-')):,}" if file.stem.startswith("step-") else "now"
         frame = _frame(file, label, f"{run.name}, {label}", words_of(run.kind))
         frames += [frame] if frame else []
-    videos = [(file.stem, _uri(file.read_bytes(), "video/mp4")) for file in sorted(folder.glob("*.mp4"))
+    videos = [(f"clip {file.name}", _uri(file.read_bytes(), "video/mp4")) for file in sorted(folder.glob("*.mp4"))
               if file.stat().st_size <= LARGEST_VIDEO][:2]  # fmt: skip
     if not frames and not videos:
         return None
