@@ -47,11 +47,11 @@ TRAINING = 1 / 3
 """Share of the time left when all paces are known. Probes come next, and sweeps get what is left after them."""
 PAGE_SECONDS = 20.0
 """Kept back for the page: a guess."""
-LONG = 30.0
-"""Minutes from which on networks are not small, and probes are thorough."""
+THOROUGH, LARGER = 30.0, 120.0
+"""Minutes from which on probes are thorough, and networks nano, where nothing is said."""
 TITLE = "One principle, four modalities"
-ASKED = ("minutes", "labels", "crop", "scenes", "face_scenes", "seed", "precision", "small", "thorough",
-         "finetune_labels")  # fmt: skip
+ASKED = ("minutes", "labels", "crop", "scenes", "face_scenes", "seed", "precision", "networks",
+         "probes", "finetune_labels")  # fmt: skip
 """Flags that have to be the same where the command goes on."""
 SIZE = ("--size", "64", "64")
 """Pixels of video frames: the same for all runs on videos, which share their clips."""
@@ -64,8 +64,9 @@ class Comparison:
         self.config, self.out = config, config.out
         asked = {name: getattr(config, name) for name in (*ASKED, *DATA)}
         self.ledger = Ledger(self.out / "compared.json", asked)
-        self.thorough = config.minutes >= LONG if config.thorough is None else config.thorough
-        self.small = config.minutes < LONG if config.small is None else config.small
+        minutes = config.minutes
+        self.thorough = minutes >= THOROUGH if config.probes == "auto" else config.probes == "thorough"
+        self.pico = minutes < LARGER if config.networks == "auto" else config.networks == "pico"
         precision = config.precision
         if precision == "auto" and choose_device(config.device).type == "cpu" and cpu_has_bf16():
             precision = "bf16"
@@ -113,7 +114,7 @@ class Comparison:
 
     def flags_of_part(self, part: Part) -> list[str]:
         """What the recipe of a part is given beside steps."""
-        flags = f"{part.flags} {part.small}" if self.small else part.flags
+        flags = f"{part.flags} {part.pico}" if self.pico else part.flags
         return [*self.flags_of(part.modality, flags), "--seed", str(self.config.seed)]
 
     def flags_of(self, modality: str, flags: str) -> list[str]:

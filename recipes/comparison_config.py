@@ -21,8 +21,8 @@ class Part(NamedTuple):
     modality: str
     recipe: str
     flags: str
-    small: str
-    """Flags of the small network, for minutes: after the others, so that they count."""
+    pico: str
+    """Flags of the smaller network: after the others, so that they count."""
     probed: bool = True
 
 
@@ -101,10 +101,11 @@ class Config:
     """What of the videos is looked at."""
     labels: tuple[str, ...] = ("colour", "shape", "size", "place")
     """What is asked of the frozen representations; sweeps ask the first."""
-    small: bool | None = None
-    """Smaller networks, of which minutes make something: pico, bert_tiny. Default: below 30 minutes."""
-    thorough: bool | None = None
-    """Probes of three seeds and every layer. Default: from 30 minutes on."""
+    networks: Literal["auto", "pico", "nano"] = "auto"
+    """pico learns something in minutes, nano more in hours (text: bert_tiny, bert_mini); auto: nano from 120
+    minutes on."""
+    probes: Literal["auto", "quick", "thorough"] = "auto"
+    """thorough: of three seeds and every layer, with fine-tuning; auto: from 30 minutes on."""
     finetune_labels: tuple[int, ...] = (100, 1000)
     """Where probes are thorough: numbers of labels for fine-tuning, and for training from scratch. It costs more than
     all other probes, so only the first of --labels is asked."""

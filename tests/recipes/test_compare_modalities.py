@@ -39,7 +39,7 @@ def compared(script, tmp_path_factory):
     report.write_report = lambda runs, page, **others: (pages.append((runs, others)), page)[1]
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(sys.modules, "mmssl.report", report)
-        patch.setattr(script, "PARTS", {name: script.PARTS[name]._replace(flags=TINY[name]) for name in TINY})
+        patch.setattr(script, "PARTS", {name: script.PARTS[name]._replace(flags=TINY[name], pico="") for name in TINY})
         patch.setattr(script, "STUDIES", {name: study._replace(flags=f"{study.flags} --batch-size 4")
                                           for name, study in script.STUDIES.items() if name == "text"})  # fmt: skip
         patch.setattr(script, "VALIDATIONS", 2)
