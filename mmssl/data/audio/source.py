@@ -38,7 +38,6 @@ from mmssl.data.limits import MediaError
 from mmssl.data.parts import Listing, list_files
 from mmssl.data.pool import map_files
 from mmssl.data.source import FileSource
-from mmssl.data.stores import Extent
 from mmssl.errors import UserError
 
 
@@ -73,11 +72,6 @@ class AudioSource(FileSource):
         part = super().subset(chosen)
         part._headers = None if self._headers is None else [self._headers[number] for number in chosen]
         return part
-
-    def extent(self, index: int) -> Extent:
-        """Where the bytes of a recording lie. Raises MediaError when it is not there."""
-        entry = self._entries[index]
-        return self._parts[entry.part].store.extent(entry.index)
 
     def headers(
         self, workers: int = 0, progress: Callable[[int, int], None] | None = None

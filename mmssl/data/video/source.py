@@ -20,7 +20,7 @@ of the training videos are held out by a hash of their names (:func:`mmssl.data.
 import hashlib
 import json
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -33,7 +33,6 @@ from mmssl.data.audio.header import VIDEO
 from mmssl.data.limits import MediaError
 from mmssl.data.parts import Listing, Medium, list_files
 from mmssl.data.source import FileSource
-from mmssl.data.stores import Extent
 from mmssl.data.video.clip import Clip, ClipSettings
 from mmssl.data.video.limits import VideoLimits
 from mmssl.data.video.store import FORMAT, ClipStore, is_store
@@ -52,15 +51,6 @@ class VideoSource(FileSource):
     def __init__(self, listing: Listing, *, limits: VideoLimits) -> None:
         super().__init__(listing)
         self.limits = limits
-
-    def extent(self, index: int) -> Extent:
-        """Where the bytes of a video lie. Raises MediaError when it is not there."""
-        entry = self._entries[index]
-        return self._parts[entry.part].store.extent(entry.index)
-
-    def row(self, index: int) -> Mapping[str, str]:
-        """What labels.csv or manifest.jsonl say of a video."""
-        return self._row(self._entries[index])
 
 
 def open_videos(
