@@ -98,9 +98,9 @@ class Contents:
 def shard(config: ShardConfig) -> Path:
     """Write the shards; returns their folder."""
     kind: Kind = config.kind if config.kind != "auto" else kind_of(config.data[0])[0]
-    contents = _texts(config) if kind == "text" else _files(config, kind)
     if kind == "text" and config.order == "shuffled":
         raise UserError("--order shuffled is not for texts, which are read once in order to be tokenized: leave it out")
+    contents = _texts(config) if kind == "text" else _files(config, kind)
     order = config.order if config.order != "auto" else "given" if kind == "text" else "shuffled"
     settings = Settings(round(config.shard_megabytes * 1e6), order, config.seed)
     started, said = time.monotonic(), [time.monotonic()]

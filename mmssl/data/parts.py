@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, Protocol, runtime_checkable
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Int64
@@ -84,6 +84,10 @@ class Indexed(Protocol):
         """Smallest height and width of pictures; None where they are not known."""
         ...
 
+    def records(self) -> list[Any] | None:
+        """What decoders know of every file, as lists; None where it is not known."""
+        ...
+
     def failures(self) -> dict[int, MediaError]:
         """Files that could not be used, by number."""
         ...
@@ -144,7 +148,7 @@ def list_files(data: str | Path | Sequence[str | Path], split: str | None, mediu
     if any(map(is_shards, given)):
         if len(given) > 1:
             raise UserError(f"{name}: a set of shards is read alone: shard all of the data together, or train on one")
-        return list_shards(given[0], split, medium)
+        return list_shards(given[0], split, medium.many)
     parts = [part for path in given for part in _open_one(Path(path), medium)]
     if len(parts) > 1:
         parts = _with_prefixes(parts)

@@ -2,7 +2,7 @@
 
 import numpy as np
 import torch
-from jaxtyping import Int, Int64, UInt8
+from jaxtyping import Int64, Integer, UInt8
 from torch import Tensor
 from torch.utils.data import Dataset
 
@@ -36,7 +36,7 @@ class CropReader(Dataset["Batch | Failure"]):
         law: CropLaw,
         seed: int,
         usable: Usable,
-        sizes: Int[np.ndarray, "image 2"],
+        sizes: Integer[np.ndarray, "image 2"],
         frozen: bool,
     ) -> None:
         self.source, self.law, self.seed = source, law, seed

@@ -3,7 +3,7 @@
 from typing import Any
 
 import numpy as np
-from jaxtyping import Int
+from jaxtyping import Integer
 
 from mmssl.data.images.decode import decode_image, read_header
 from mmssl.data.limits import Limits, MediaError
@@ -22,7 +22,7 @@ class ImageSource(FileSource):
         self.channels, self.limits = channels, limits
 
     @property
-    def sizes(self) -> Int[np.ndarray, "image 2"] | None:
+    def sizes(self) -> Integer[np.ndarray, "image 2"] | None:
         """Upright height and width of every image, where an index knows them."""
         if self.index is None or (found := self.index.column("pixels")) is None:
             return None

@@ -97,15 +97,10 @@ class Facts:
 
 
 class Names(Sequence[str]):
-    """Strings of one blob, decoded when they are asked for.
+    """Strings of the index, decoded when they are asked for; ``rows`` is the range that is seen."""
 
-    Args:
-        blob, starts: as above.
-        rows: the range that is seen.
-    """
-
-    def __init__(self, blob: np.ndarray, starts: np.ndarray, rows: range) -> None:
-        self._blob, self._starts, self._rows = blob, starts, rows
+    def __init__(self, index: "ShardIndex", name: str, rows: range) -> None:
+        self._index, self._name, self._rows = index, name, rows
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -116,11 +111,11 @@ class Names(Sequence[str]):
     def __getitem__(self, place: slice) -> "Names": ...
     def __getitem__(self, place: int | slice) -> "str | Names":
         if isinstance(place, slice):
-            return Names(self._blob, self._starts, self._rows[place])
-        row = self._rows[int(place)]
-        start, stop = int(self._starts[row]), int(self._starts[row + 1])
+            return Names(self._index, self._name, self._rows[place])
+        row, starts = self._rows[int(place)], self._index.column(f"{self._name}_start")
         # slices of arrays end where the array ends: nothing outside is ever read
-        return self._blob[start:stop].tobytes().decode("utf-8", "surrogateescape")
+        piece = self._index.column(self._name)[int(starts[row]) : int(starts[row + 1])]
+        return piece.tobytes().decode("utf-8", "surrogateescape")
 
     def __iter__(self) -> Iterator[str]:
         return (self[place] for place in range(len(self)))
@@ -179,7 +174,7 @@ class ShardIndex:
         blob, starts = self.column(name), self.column(f"{name}_start")
         if not len(starts) or int(starts[-1]) != len(blob):
             raise self.damaged(f"{name}_start does not end where {name} does")
-        return Names(blob, starts, range(len(starts) - 1) if rows is None else rows)
+        return Names(self, name, range(len(starts) - 1) if rows is None else rows)
 
     @functools.cached_property
     def skipped(self) -> list[Skipped]:

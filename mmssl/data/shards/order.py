@@ -12,7 +12,6 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from jaxtyping import Int64
 
-from mmssl.data.audio.batching import LengthBatches
 from mmssl.data.order import Order
 from mmssl.data.permutation import sorted_words
 from mmssl.data.shards.cache import Readahead
@@ -20,7 +19,7 @@ from mmssl.data.shards.store import ShardRows
 from mmssl.data.source import FileSource
 from mmssl.data.usable import Usable
 
-_SHARDS, _WINDOWS = 1, 2
+SHARD_STREAM, WINDOW_STREAM = 1, 2
 """Streams of random words: the order of shards; the first window, the others follow. 0 is :class:`Order`'s own."""
 
 
@@ -65,7 +64,7 @@ class WindowOrder(Order):
         if epoch not in self._layouts:
             if len(self._layouts) >= 4:
                 del self._layouts[min(self._layouts)]
-            order = sorted_words(len(self._sizes), self.seed, epoch, _SHARDS)
+            order = sorted_words(len(self._sizes), self.seed, epoch, SHARD_STREAM)
             self._layouts[epoch] = (order, np.concatenate(([0], np.cumsum(self._sizes[order]))))
         return self._layouts[epoch]
 
@@ -89,67 +88,14 @@ class WindowOrder(Order):
             order, begins = self._layout(epoch)
             first, stop = number * self.window, min((number + 1) * self.window, len(order))
             length = int(begins[stop] - begins[first])
-            self._shuffled[epoch, number] = sorted_words(length, self.seed, epoch, _WINDOWS + number)
+            self._shuffled[epoch, number] = sorted_words(length, self.seed, epoch, WINDOW_STREAM + number)
             if self._ahead is not None:
                 after = order[stop : stop + self.window] if stop < len(order) else self.shards(epoch + 1)[: self.window]
                 self._ahead([*order[first:stop].tolist(), *after.tolist()])
         return self._shuffled[epoch, number]
 
 
-class WindowBatches:
-    """Batches of similar lengths, as :class:`~mmssl.data.audio.batching.LengthBatches` has them, from one window at a
-    time.
-
-    Windows are the same shards in every epoch, so that the number of batches is; their order, that of their pieces and
-    that of their batches are new.
-
-    Args:
-        lengths, budget, seed, rank, world_size: as for ``LengthBatches``.
-        shards: number of the shard of every piece.
-        window: shards a window.
-        ahead: as for :class:`WindowOrder`.
-    """
-
-    def __init__(
-        self, lengths: Int64[np.ndarray, " piece"], shards: Int64[np.ndarray, " piece"], window: int, budget: int,
-        seed: int, rank: int = 0, world_size: int = 1, ahead: Callable[[list[int]], None] | None = None,
-    ) -> None:  # fmt: skip
-        self.rank, self.world_size, self.seed, self._ahead = rank, world_size, seed, ahead
-        self._window, self._shards = window, int(shards.max()) + 1
-        groups = shards // window
-        order = np.argsort(groups, kind="stable")
-        self._numbers, firsts = np.unique(groups[order], return_index=True)
-        self._pieces = np.split(order, firsts[1:])
-        self._inside = [LengthBatches(lengths[pieces], budget, seed) for pieces in self._pieces]
-        self._counts = np.array([len(batches) for batches in self._inside], np.int64)
-        self._length = int(self._counts.sum())
-        self._seen: tuple[int, int] | None = None
-
-    def __len__(self) -> int:
-        """Batches of an epoch."""
-        return self._length
-
-    def batch(self, step: int) -> tuple[Int64[np.ndarray, " batch"], Int64[np.ndarray, " batch"]]:
-        """Numbers of the pieces at a step, longest first, and the epoch of each."""
-        epoch, place = divmod(step * self.world_size + self.rank, len(self))
-        order = sorted_words(len(self._counts), self.seed, epoch, _SHARDS)
-        ends = np.cumsum(self._counts[order])
-        nth = int(np.searchsorted(ends, place, side="right"))
-        group = int(order[nth])
-        begun = int(ends[nth - 1]) if nth else 0
-        if self._ahead is not None and self._seen != (epoch, nth):
-            self._seen = (epoch, nth)
-            self._ahead([shard for number in order[nth : nth + 2].tolist() for shard in self._of(number)])
-        chosen, epochs = self._inside[group].batch(epoch * len(self._inside[group]) + place - begun)
-        return self._pieces[group][chosen], epochs
-
-    def _of(self, group: int) -> range:
-        """The shards of a window."""
-        first = int(self._numbers[group]) * self._window
-        return range(first, min(first + self._window, self._shards))
-
-
-def _ahead(rows: ShardRows) -> Callable[[list[int]], None]:
+def fetch_ahead(rows: ShardRows) -> Callable[[list[int]], None]:
     """Fetches shards, numbered within the split, in the background."""
     readahead = rows.store.readahead()
     assert isinstance(readahead, Readahead)
@@ -176,27 +122,12 @@ def order_for(
         kept = ~np.isin(numbers, usable.failed)
         starts = np.concatenate(([0], np.cumsum(kept)))[starts]
         stored = usable.places(numbers[kept])
-    return WindowOrder(stored, starts, window, batch_size, seed, rank, world_size, _ahead(rows))
-
-
-def batches_for(
-    source: FileSource, recordings: Int64[np.ndarray, " piece"], lengths: Int64[np.ndarray, " piece"], budget: int,
-    seed: int, rank: int = 0, world_size: int = 1,
-) -> LengthBatches | WindowBatches:  # fmt: skip
-    """The same for pieces of recordings, in batches of similar lengths."""
-    rows = source.index
-    window = rows.window() if isinstance(rows, ShardRows) else None
-    if window is None or not isinstance(rows, ShardRows) or rows.split is None:
-        return LengthBatches(lengths, budget, seed, rank, world_size)
-    shard = rows.column("shard")
-    assert shard is not None
-    shards = shard[recordings].astype(np.int64) - rows.index.facts.splits[rows.split].shards[0]
-    return WindowBatches(lengths, shards, window, budget, seed, rank, world_size, _ahead(rows))
+    return WindowOrder(stored, starts, window, batch_size, seed, rank, world_size, fetch_ahead(rows))
 
 
 def order_in_words(order: object) -> str:
     """For the start of a run; "" for a full permutation."""
-    if isinstance(order, WindowOrder | WindowBatches):
-        window = order.window if isinstance(order, WindowOrder) else order._window
-        return f"shuffled {window} shards at a time, since all of them do not fit the cache (see MMSSL_SHARD_GIGABYTES)"
-    return ""
+    window = getattr(order, "window", None)
+    if window is None:
+        return ""
+    return f"shuffled {window} shards at a time, since all of them do not fit the cache (see MMSSL_SHARD_GIGABYTES)"

@@ -18,7 +18,7 @@ from jaxtyping import Int64
 
 from mmssl.data.labels import SPLIT_NAMES, LabelTable
 from mmssl.data.limits import Limits, MediaError, read_bytes
-from mmssl.data.parts import Entry, Listing, Medium, Part
+from mmssl.data.parts import Entry, Listing, Part
 from mmssl.data.shards import HEADER, INDEX
 from mmssl.data.shards.cache import FEWEST, VARIABLE, Readahead, ShardCache, cache_folder, cache_limit, release
 from mmssl.data.shards.index import Kind, Shard, ShardIndex, parse_facts
@@ -30,7 +30,9 @@ MOST_WINDOW = 8
 """Shards that are shuffled together at most: more shuffle hardly better (README), and training waits for the first."""
 _THREADS = 4
 _OPEN_FILES = 64
-_KINDS: dict[str, tuple[Kind, ...]] = {"images": ("images",), "recordings": ("audio", "video"), "videos": ("video",)}
+_KINDS: dict[str, tuple[Kind, ...]] = {
+    "images": ("images",), "recordings": ("audio", "video"), "videos": ("video",), "texts": ("text",),
+}  # fmt: skip
 
 
 def is_shards(data: object) -> bool:
@@ -238,6 +240,13 @@ class ShardRows:
         """Smallest height and width of pictures; None where this is no whole split."""
         return None if self.split is None else self.index.facts.splits[self.split].least
 
+    def records(self) -> list[Any] | None:
+        """What decoders know of every recording, as lists; None where it is not known."""
+        if (numbers := self.column("header")) is None:
+            return None
+        records = [json.loads(text) for text in self.index.texts("headers")]
+        return [records[number] for number in numbers.tolist()]
+
     def failures(self) -> dict[int, MediaError]:
         """Samples that were left out, by number."""
         if isinstance(self.rows, range):
@@ -313,13 +322,16 @@ class ShardTable(LabelTable):
         return {file: {"file": file, **objects[number]} for file, number in zip(names, numbers, strict=True)}
 
 
-def list_shards(data: str | Path, split: str | None, medium: Medium) -> Listing:
-    """The samples of a split. Raises UserError when there is no such split, or the set is of another kind."""
+def list_shards(data: str | Path, split: str | None, what: str) -> Listing:
+    """The samples of a split; ``what`` they must be: "images", "recordings", "videos" or "texts".
+
+    Raises UserError when there is no such split, or the set is of another kind.
+    """
     store = open_index(data)
     index = store.index
     facts = index.facts
-    if facts.kind not in _KINDS.get(medium.many, ()):
-        raise UserError(f"{index.name} holds shards of {facts.kind}, not {medium.many}: give them to another recipe")
+    if facts.kind not in _KINDS[what]:
+        raise UserError(f"{index.name} holds shards of {facts.kind}, not {what}: give them to another recipe")
     splits = {name: found.rows[1] - found.rows[0] for name, found in facts.splits.items() if name}
     rows, chosen = range(index.count), None
     if split is not None:

@@ -10,6 +10,7 @@
 - a tar file (plain, or .tar.gz / .tgz), or a folder that holds tar files and no videos;
 - a list: a .txt with one path a line, or a .csv or .jsonl with a ``file`` column; paths are relative to the list;
 - several of these, as a list;
+- a set of shards that data_prep/shard.py made of them, or its URL;
 - a cache folder that data_prep/cache_clips.py wrote: the videos themselves are not needed any more.
 
 A ``labels.csv`` or ``manifest.jsonl`` beside or inside the data (``file``, any labels such as ``speaker``, ``text`` and
