@@ -59,7 +59,7 @@ class Order:
             self._permutations[epoch] = sorted_words(self.length, self.seed, epoch)
         return self._permutations[epoch]
 
-    def _at(self, epoch: int, places: Int64[np.ndarray, " place"]) -> Int64[np.ndarray, " place"]:
+    def at(self, epoch: int, places: Int64[np.ndarray, " place"]) -> Int64[np.ndarray, " place"]:
         """The samples at some places of an epoch."""
         if self.length > HELD:
             return permuted(places, self.length, self.seed, epoch)
@@ -72,7 +72,7 @@ class Order:
         indices = np.empty(self.batch_size, np.int64)
         for epoch in np.unique(epochs):
             chosen = epochs == epoch
-            indices[chosen] = self._at(int(epoch), places[chosen])
+            indices[chosen] = self.at(int(epoch), places[chosen])
         return indices, epochs
 
     def step_of_epoch(self, epoch: int) -> float:

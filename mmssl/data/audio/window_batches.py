@@ -22,14 +22,16 @@ class WindowBatches:
         lengths, budget, seed, rank, world_size: as for ``LengthBatches``.
         shards: number of the shard of every piece.
         window: shards a window.
-        ahead: as for :class:`~mmssl.data.shards.order.WindowOrder`.
+        ahead, layout: as for :class:`~mmssl.data.shards.order.WindowOrder`.
     """
 
     def __init__(
         self, lengths: Int64[np.ndarray, " piece"], shards: Int64[np.ndarray, " piece"], window: int, budget: int,
         seed: int, rank: int = 0, world_size: int = 1, ahead: Callable[[list[int]], None] | None = None,
+        layout: str = "",
     ) -> None:  # fmt: skip
-        self.rank, self.world_size, self.seed, self._ahead = rank, world_size, seed, ahead
+        self.rank, self.world_size, self.seed = rank, world_size, seed
+        self.layout, self._ahead = layout, ahead
         self.window, self._shards = window, int(shards.max()) + 1
         groups = shards // window
         order = np.argsort(groups, kind="stable")
@@ -76,4 +78,4 @@ def batches_for(
     shard = rows.column("shard")
     assert shard is not None
     shards = shard[recordings].astype(np.int64) - rows.index.facts.splits[rows.split].shards[0]
-    return WindowBatches(lengths, shards, window, budget, seed, rank, world_size, fetch_ahead(rows))
+    return WindowBatches(lengths, shards, window, budget, seed, rank, world_size, fetch_ahead(rows), rows.layout)

@@ -14,7 +14,7 @@ from jaxtyping import Int64
 
 from mmssl.data.order import Order
 from mmssl.data.permutation import sorted_words
-from mmssl.data.shards.cache import Readahead
+from mmssl.data.shards.cache import VARIABLE, Readahead
 from mmssl.data.shards.store import ShardRows
 from mmssl.data.source import FileSource
 from mmssl.data.usable import Usable
@@ -32,14 +32,16 @@ class WindowOrder(Order):
         window: shards that are shuffled together.
         batch_size, seed, rank, world_size: as for :class:`Order`.
         ahead: called with the shards of a window and of the next one when the first of its samples is asked for.
+        layout: what tells these shards from others of the same samples, for :func:`order_in_words`.
     """
 
     def __init__(
         self, stored: np.ndarray, starts: Sequence[int] | Int64[np.ndarray, " shard"], window: int, batch_size: int,
         seed: int, rank: int = 0, world_size: int = 1, ahead: Callable[[list[int]], None] | None = None,
+        layout: str = "",
     ) -> None:  # fmt: skip
         super().__init__(len(stored), batch_size, seed, rank, world_size)
-        self.stored, self.window, self._ahead = stored, window, ahead
+        self.stored, self.window, self.layout, self._ahead = stored, window, layout, ahead
         self._starts = np.asarray(starts, np.int64)
         self._sizes = np.diff(np.append(self._starts, len(stored)))
         self._layouts: dict[int, tuple[np.ndarray, np.ndarray]] = {}
@@ -51,7 +53,7 @@ class WindowOrder(Order):
 
     def permutation(self, epoch: int) -> Int64[np.ndarray, " sample"]:
         """The order of one epoch, whole."""
-        return self._at(epoch, np.arange(self.length))
+        return self.at(epoch, np.arange(self.length))
 
     def nearby(self, count: int) -> Int64[np.ndarray, " sample"]:
         """``count`` samples, ascending, from no more shards than a window has."""
@@ -68,7 +70,7 @@ class WindowOrder(Order):
             self._layouts[epoch] = (order, np.concatenate(([0], np.cumsum(self._sizes[order]))))
         return self._layouts[epoch]
 
-    def _at(self, epoch: int, places: Int64[np.ndarray, " place"]) -> Int64[np.ndarray, " place"]:
+    def at(self, epoch: int, places: Int64[np.ndarray, " place"]) -> Int64[np.ndarray, " place"]:
         order, begins = self._layout(epoch)
         edges = begins[:: self.window]
         numbers = np.searchsorted(edges, places, side="right") - 1
@@ -122,12 +124,16 @@ def order_for(
         kept = ~np.isin(numbers, usable.failed)
         starts = np.concatenate(([0], np.cumsum(kept)))[starts]
         stored = usable.places(numbers[kept])
-    return WindowOrder(stored, starts, window, batch_size, seed, rank, world_size, fetch_ahead(rows))
+    return WindowOrder(stored, starts, window, batch_size, seed, rank, world_size, fetch_ahead(rows), rows.layout)
 
 
 def order_in_words(order: object) -> str:
-    """For the start of a run; "" for a full permutation."""
+    """For the start of a run, and for its resumption, which must find the same; "" for a full permutation."""
     window = getattr(order, "window", None)
     if window is None:
         return ""
-    return f"shuffled {window} shards at a time, since all of them do not fit the cache (see MMSSL_SHARD_GIGABYTES)"
+    layout = getattr(order, "layout", "")
+    return (
+        f"shuffled {window} shards at a time, since all of them do not fit the cache ({VARIABLE} sets its size; "
+        f"layout {layout})"
+    )

@@ -236,6 +236,11 @@ class ShardRows:
         return slice(self.rows.start, self.rows.stop) if isinstance(self.rows, range) else self.rows
 
     @property
+    def layout(self) -> str:
+        """Tells shards from others that were made of the same samples with another size or seed."""
+        return self.index.facts.plan[:8]
+
+    @property
     def least(self) -> tuple[int, int] | None:
         """Smallest height and width of pictures; None where this is no whole split."""
         return None if self.split is None else self.index.facts.splits[self.split].least
