@@ -32,7 +32,7 @@ from mmssl.data.audio.header import Header
 from mmssl.data.images import ImageSource, open_images
 from mmssl.data.images.check import check_images
 from mmssl.data.kind import Kind, kind_of
-from mmssl.data.limits import MediaError
+from mmssl.data.limits import MediaError, guarded
 from mmssl.data.media import open_media, pictures_of
 from mmssl.data.pool import map_files
 from mmssl.data.shards.write import Settings, SplitData, write_shards
@@ -40,10 +40,12 @@ from mmssl.data.skipped import MAX_SKIPPED_SHARE, Skipped
 from mmssl.data.source import FileSource
 from mmssl.data.text import open_texts
 from mmssl.data.text.source import TextSource
-from mmssl.data.video import VideoSource, open_videos
+from mmssl.data.video import open_videos
 from mmssl.errors import UserError, one_sentence_errors
 
 _PIECE = 2**22
+_OPEN_SECONDS = 20.0
+"""To open a video."""
 _LINE_SECONDS = 15.0
 """Between lines of progress."""
 _SHOWN = 10
@@ -186,9 +188,9 @@ def _split(config: ShardConfig, kind: Kind, name: str, source: FileSource) -> Sp
     )  # fmt: skip
 
 
-def _look_at_video(source: VideoSource, index: int) -> None:
+def _look_at_video(source: FileSource, index: int) -> None:
     """Raises MediaError when there are no pictures in it; all of it is decoded when clips are made."""
-    with open_media(source.extent(index), 20.0) as container:
+    with guarded(_OPEN_SECONDS), open_media(source.extent(index), _OPEN_SECONDS) as container:
         pictures_of(container)
 
 

@@ -141,7 +141,8 @@ def list_files(data: str | Path | Sequence[str | Path], split: str | None, mediu
     Raises:
         UserError: when the data is missing, may not be read or holds nothing that is wanted, or has no such split.
     """
-    from mmssl.data.shards.store import is_shards, list_shards
+    from mmssl.data.shards.listing import list_shards
+    from mmssl.data.shards.store import is_shards
 
     given = [data] if isinstance(data, str | Path) else list(data)
     name = ", ".join(str(path) for path in given)

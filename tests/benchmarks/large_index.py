@@ -23,10 +23,10 @@ import numpy as np
 from mmssl.data.images import ImageLoader, open_images
 from mmssl.data.permutation import sorted_words
 from mmssl.data.shards import INDEX
+from mmssl.data.shards.columns import write_header, write_index
 from mmssl.data.shards.index import Shard
+from mmssl.data.shards.listing import ShardRows
 from mmssl.data.shards.order import WindowOrder
-from mmssl.data.shards.store import ShardRows
-from mmssl.data.shards.write import write_header, write_index
 
 PER_SHARD, BLOCKS = 2500, 200
 """Samples of 100 kB in a shard of 256 MB."""

@@ -24,8 +24,8 @@ from harness import hardware, versions
 from PIL import Image
 
 from mmssl.data.images import ImageLoader, open_images
+from mmssl.data.shards.listing import ShardRows
 from mmssl.data.shards.order import WindowOrder
-from mmssl.data.shards.store import ShardRows
 
 ROOT = Path(__file__).resolve().parents[2]
 BATCH = 64

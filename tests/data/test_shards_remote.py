@@ -17,9 +17,10 @@ from mmssl.data.images import ImageLoader, open_images
 from mmssl.data.limits import Limits, MediaError
 from mmssl.data.shards import INDEX, remote
 from mmssl.data.shards.cache import ShardCache
+from mmssl.data.shards.listing import ShardRows
 from mmssl.data.shards.order import WindowOrder
 from mmssl.data.shards.remote import Remote, is_url, local_path
-from mmssl.data.shards.store import ShardRows, ShardStore, is_shards, open_index
+from mmssl.data.shards.store import ShardStore, is_shards, open_index
 from mmssl.errors import UserError
 
 

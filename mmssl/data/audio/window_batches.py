@@ -7,8 +7,8 @@ from jaxtyping import Int64
 
 from mmssl.data.audio.batching import LengthBatches
 from mmssl.data.permutation import sorted_words
+from mmssl.data.shards.listing import ShardRows
 from mmssl.data.shards.order import SHARD_STREAM, fetch_ahead
-from mmssl.data.shards.store import ShardRows
 from mmssl.data.source import FileSource
 
 

@@ -138,7 +138,7 @@ class ImageLoader:
 
     def names(self, step: int) -> list[str]:
         """Files of the batch at a step, for error messages."""
-        return [self.source.files[index] for index in self.ids(step)]
+        return [self.source.files[int(index)] for index in self.ids(step)]
 
     def batches(self, start_step: int = 0) -> Iterator[Batch]:
         """Training batches from a step on, without end."""

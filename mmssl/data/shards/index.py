@@ -164,8 +164,8 @@ class ShardIndex:
                 column = np.load(path, mmap_mode="r", allow_pickle=False)
             except (OSError, ValueError, EOFError) as error:
                 raise self.damaged(f"{name}.npy cannot be read: {error}") from None
-            if column.dtype.kind not in "ui":
-                raise self.damaged(f"{name}.npy holds no integers")
+            if column.dtype.kind != "u":
+                raise self.damaged(f"{name}.npy holds other than unsigned integers")
             self._columns[name] = column
         return self._columns[name]
 

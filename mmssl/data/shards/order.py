@@ -15,7 +15,7 @@ from jaxtyping import Int64
 from mmssl.data.order import Order
 from mmssl.data.permutation import sorted_words
 from mmssl.data.shards.cache import VARIABLE, Readahead
-from mmssl.data.shards.store import ShardRows
+from mmssl.data.shards.listing import ShardRows
 from mmssl.data.source import FileSource
 from mmssl.data.usable import Usable
 

@@ -69,6 +69,7 @@ class Remote:
         Raises:
             MediaError: naming the URL, when it stays unreachable.
         """
+        why = ""
         for number in range(len(WAITS) + 1):
             try:
                 found = self._get(file, start, stop)

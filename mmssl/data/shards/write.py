@@ -21,13 +21,13 @@ import numpy as np
 from jaxtyping import Int64
 
 from mmssl.data.permutation import sorted_words
-from mmssl.data.shards import HEADER, INDEX
-from mmssl.data.shards.index import BLOCK, FORMAT, SKIPPED, File, Kind, Shard, Split
+from mmssl.data.shards import HEADER
+from mmssl.data.shards.columns import once, replace_bytes, smallest, string_columns, write_header, write_index
+from mmssl.data.shards.index import BLOCK, FORMAT, Kind, Shard, Split
 from mmssl.data.skipped import Skipped
 from mmssl.errors import UserError
 
 _PLAN = "plan.json"
-_CHUNK = 2**20
 _ARCHIVE_END = b"\0" * 2 * BLOCK
 _USTAR_LIMIT = 8 * 2**30
 """A USTAR header has eleven octal digits for the size; larger members get a PAX header."""
@@ -68,13 +68,6 @@ class Settings:
     shard_bytes: int
     order: Literal["shuffled", "given"]
     seed: int
-
-
-def smallest(values: np.ndarray | Sequence[int]) -> np.ndarray:
-    """The values as the smallest unsigned little-endian type that holds them."""
-    array = np.asarray(values)
-    dtype = np.min_scalar_type(int(array.max())) if array.size else np.dtype(np.uint8)
-    return array.astype(dtype.newbyteorder("<"))
 
 
 def write_shards(
@@ -270,60 +263,9 @@ def _describe(splits: Sequence[SplitData], classes: Sequence[str]) -> dict[str, 
         arrays["folder"] = smallest([number[folder] for split in splits for folder in split.folders])
     if any(split.labels for split in splits):
         rows = [json.dumps(dict(row), ensure_ascii=False) for split in splits for row in split.labels]
-        arrays |= _once("row", "rows", rows)
+        arrays |= once("row", "rows", rows)
     if any(split.records for split in splits):
-        arrays |= _once("header", "headers", [record for split in splits for record in split.records])
+        arrays |= once("header", "headers", [record for split in splits for record in split.records])
     for name in splits[0].columns:
         arrays[name] = smallest(np.concatenate([split.columns[name] for split in splits]))
     return arrays
-
-
-def _once(column: str, texts: str, strings: Sequence[str]) -> dict[str, np.ndarray]:
-    """Strings that repeat, each stored once, and which one each row has."""
-    number = {string: place for place, string in enumerate(dict.fromkeys(strings))}
-    return {column: smallest([number[string] for string in strings]), **string_columns(texts, list(number))}
-
-
-def string_columns(name: str, strings: Sequence[str]) -> dict[str, np.ndarray]:
-    """A blob of UTF-8, and where each string begins."""
-    encoded = [string.encode("utf-8", "surrogateescape") for string in strings]
-    lengths = np.fromiter(map(len, encoded), np.int64, len(encoded))
-    starts = np.concatenate(([0], np.cumsum(lengths)))
-    return {name: np.frombuffer(b"".join(encoded), np.uint8), f"{name}_start": smallest(starts)}
-
-
-def write_index(out: Path, arrays: Mapping[str, np.ndarray], skipped: Sequence[Skipped]) -> None:
-    """The columns, and the list of what is left out."""
-    folder = out / INDEX
-    folder.mkdir(exist_ok=True)
-    for name, array in arrays.items():
-        np.save(folder / f"{name}.npy", array, allow_pickle=False)
-    rows = dict.fromkeys(skipped)
-    text = "".join(json.dumps(asdict(row)) + "\n" for row in rows)
-    (folder / SKIPPED).write_text(text, encoding="utf-8")
-
-
-def write_header(out: Path, header: Mapping[str, Any], shards: Sequence[Shard]) -> None:
-    """shards.json, from what lies in index/; replaced atomically."""
-    files = {path.name: asdict(_file(path)) for path in sorted((out / INDEX).iterdir())}
-    listed = [[shard.file, shard.bytes, shard.digest] for shard in shards]
-    said = {"format": FORMAT, **header, "index": files, "shards": listed}
-    replace_bytes(out / HEADER, (json.dumps(said) + "\n").encode())
-
-
-def _file(path: Path) -> File:
-    digest = hashlib.blake2b(digest_size=16)
-    with path.open("rb") as file:
-        while piece := file.read(_CHUNK):
-            digest.update(piece)
-    return File(path.stat().st_size, digest.hexdigest())
-
-
-def replace_bytes(path: Path, content: bytes) -> None:
-    """Write a file; readers see the old one or the new one."""
-    partial = path.with_name(f"{path.name}.partial")
-    with partial.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(path)

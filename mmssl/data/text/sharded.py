@@ -8,7 +8,7 @@ from jaxtyping import Int64
 
 from mmssl.data.limits import Limits, MediaError
 from mmssl.data.parts import Listing
-from mmssl.data.shards.store import ShardRows, list_shards
+from mmssl.data.shards.listing import ShardRows, list_shards
 from mmssl.data.text.cutting import Documents
 from mmssl.data.text.source import TextSource
 from mmssl.errors import UserError
