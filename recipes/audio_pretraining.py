@@ -8,6 +8,7 @@ from typing import Any, Literal, TypeVar
 
 from mmssl.config import to_dict
 from mmssl.data.audio import AudioLoader, open_audio
+from mmssl.data.shards.order import order_in_words
 from mmssl.data.skipped import write_skipped
 from mmssl.errors import INTERRUPTED, UserError
 from mmssl.evaluation.audio_runs import shown_clips
@@ -107,10 +108,11 @@ class Recordings:
 
     def describe(self) -> dict[str, str | int | float]:
         """What a resumed run must find again."""
-        return {
+        found = {
             "fingerprint": self.train.fingerprint(), "train": len(self.train), "val": len(self.val),
             "seconds": round(self.train.seconds, 1),
         }  # fmt: skip
+        return found | ({"order": said} if (said := order_in_words(self.train.order)) else {})
 
     @property
     def mean_batch(self) -> float:
@@ -188,6 +190,8 @@ def start(config: AudioConfig, run: RunFolder, predictor: Wav2Vec2 | BestRQ, rec
     checkpoint = run.start(config, {"predictor": predictor.name, **to_dict(predictor.config)}, data)
     write_skipped(run.path, recordings.train.source, recordings.val.source)
     say_start(config, predictor, data, predictor.device, sample="seconds of sound", epoch=recordings.train.seconds)
+    if "order" in data:
+        print(f"order      {data['order']}")
     hours, held = recordings.train.seconds / 3600, recordings.val.seconds / 60
     print(f"sound      {hours:.2f} h for training, {held:.1f} min held out, at {predictor.sample_rate} Hz")
     if config.init and checkpoint is None:

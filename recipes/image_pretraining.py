@@ -10,6 +10,7 @@ import torch
 
 from mmssl.config import to_dict
 from mmssl.data.images import ImageLoader, centre_crops, suggest_size, write_skipped
+from mmssl.data.shards.order import order_in_words
 from mmssl.errors import INTERRUPTED, UserError
 from mmssl.evaluation.features import to_device
 from mmssl.evaluation.image_runs import split_images
@@ -128,7 +129,8 @@ class Pictures:
 
     def describe(self) -> dict[str, str | int]:
         """What a resumed run must find again."""
-        return {"fingerprint": self.train.source.fingerprint(), "train": len(self.train), "val": len(self.val)}
+        found = {"fingerprint": self.train.source.fingerprint(), "train": len(self.train), "val": len(self.val)}
+        return found | ({"order": said} if (said := order_in_words(self.train.order)) else {})
 
     def statistics(self) -> Statistics:
         """Mean and standard deviation by channel, for the config of a model."""
@@ -199,6 +201,8 @@ def start(config: ImageRunConfig, run: RunFolder, predictor: Predictor, pictures
     checkpoint = run.start(config, {"predictor": predictor.name, **to_dict(predictor.config)}, data)
     write_skipped(run.path, pictures.train.source, pictures.val.source)
     say_start(config, predictor, data, pictures.device, size=getattr(config, "timm_model", "") or config.preset)
+    if "order" in data:
+        print(f"order      {data['order']}")
     return checkpoint
 
 

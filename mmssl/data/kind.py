@@ -8,6 +8,7 @@ from typing import Literal
 
 from mmssl.data.audio.header import RECORDINGS, SOUND, VIDEO
 from mmssl.data.images.open import IMAGES
+from mmssl.data.shards.store import is_shards, open_index
 from mmssl.data.stores import TABLES, is_tar, open_folder
 from mmssl.data.text.files import BROKEN, is_text
 
@@ -29,6 +30,9 @@ def kind_of(data: str | Path) -> tuple[Kind, str]:
     What is missing or cannot be read counts as pictures, whose reader says what is wrong. Videos count as videos here;
     the recipes of recordings take their sound all the same.
     """
+    if is_shards(data):
+        kind = open_index(data).index.facts.kind
+        return kind, f"{data} is a set of shards of {kind}"
     path = Path(data)
     if (path / "dataset_dict.json").is_file() or (path / "state.json").is_file():
         kind = _dataset_kind(path)

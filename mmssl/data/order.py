@@ -4,6 +4,9 @@ Training reads one endless stream: epoch 0, epoch 1, ... one after the other. Po
 p // n and is sample permutation(seed, epoch)[p % n]. A step takes the next ``batch_size`` positions on each rank, so
 batches always have the same size, may straddle two epochs, and no sample is lost or repeated at an epoch's end. Nothing
 has to be saved to resume but the step; workers, their number and what they prefetched play no part.
+
+Up to HELD samples a permutation is sorted and held; of larger sets it is computed place by place
+(:mod:`mmssl.data.permutation`), so that the order takes neither memory nor time to start, whatever their size.
 """
 
 from collections.abc import Iterator
@@ -13,9 +16,12 @@ import numpy as np
 from jaxtyping import Int64
 from torch.utils.data import Sampler
 
+from mmssl.data.permutation import permuted, sorted_words
 from mmssl.errors import UserError
 
-_WORD64 = (1 << 64) - 1
+HELD = 2**24
+"""Samples up to which a permutation is held: 128 MiB, sorted in about two seconds. Changing it changes the order of
+runs on larger sets."""
 
 
 class Order:
@@ -43,18 +49,21 @@ class Order:
         self._permutations: dict[int, Int64[np.ndarray, " sample"]] = {}
 
     def permutation(self, epoch: int) -> Int64[np.ndarray, " sample"]:
-        """The order of one epoch: ranks of Philox4x64 words keyed by (seed, epoch) (Salmon et al., SC 2011).
-
-        Sorting raw words keeps the order fixed for ever: the words are defined by the published algorithm, whereas
-        ``Generator.permutation`` may change between numpy versions (NEP 19).
-        """
+        """The order of one epoch, a function of (seed, epoch)."""
+        if self.length > HELD:
+            return permuted(np.arange(self.length), self.length, self.seed, epoch)
         if epoch not in self._permutations:
             # a batch meets at most a few epochs; more than that is only for sets smaller than a batch
             if len(self._permutations) >= 4:
                 del self._permutations[min(self._permutations)]
-            words = np.random.Philox(key=np.array([self.seed & _WORD64, epoch], np.uint64)).random_raw(self.length)
-            self._permutations[epoch] = np.argsort(words, kind="stable").astype(np.int64)
+            self._permutations[epoch] = sorted_words(self.length, self.seed, epoch)
         return self._permutations[epoch]
+
+    def at(self, epoch: int, places: Int64[np.ndarray, " place"]) -> Int64[np.ndarray, " place"]:
+        """The samples at some places of an epoch."""
+        if self.length > HELD:
+            return permuted(places, self.length, self.seed, epoch)
+        return self.permutation(epoch)[places]
 
     def batch(self, step: int) -> tuple[Int64[np.ndarray, " batch"], Int64[np.ndarray, " batch"]]:
         """Sample indices and the epoch of each, for this rank at this step (0, 1, 2 ...)."""
@@ -63,7 +72,7 @@ class Order:
         indices = np.empty(self.batch_size, np.int64)
         for epoch in np.unique(epochs):
             chosen = epochs == epoch
-            indices[chosen] = self.permutation(int(epoch))[places[chosen]]
+            indices[chosen] = self.at(int(epoch), places[chosen])
         return indices, epochs
 
     def step_of_epoch(self, epoch: int) -> float:

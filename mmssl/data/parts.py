@@ -10,9 +10,13 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal, Protocol, runtime_checkable
+
+import numpy as np
+from jaxtyping import Int64
 
 from mmssl.data.labels import SPLIT_NAMES, LabelTable, folder_classes, folder_splits
+from mmssl.data.limits import MediaError
 from mmssl.data.skipped import Skipped
 from mmssl.data.stores import TABLES, FileStore, Store, TarStore, is_tar, open_folder
 from mmssl.errors import UserError
@@ -58,12 +62,51 @@ class Medium:
         return os.path.splitext(name)[1].lower() in self.extensions
 
 
+@runtime_checkable
+class Indexed(Protocol):
+    """What the index of a set of shards (:mod:`mmssl.data.shards`) knows, so that files need not be opened."""
+
+    @property
+    def files(self) -> Sequence[str]:
+        """Names, in the order of numbers."""
+        ...
+
+    def subset(self, chosen: Sequence[int]) -> "Indexed":
+        """Some of them, numbered anew."""
+        ...
+
+    def column(self, name: str) -> np.ndarray | None:
+        """Facts by file; None where they are not known."""
+        ...
+
+    @property
+    def least(self) -> tuple[int, int] | None:
+        """Smallest height and width of pictures; None where they are not known."""
+        ...
+
+    def records(self) -> list[Any] | None:
+        """What decoders know of every file, as lists; None where it is not known."""
+        ...
+
+    def failures(self) -> dict[int, MediaError]:
+        """Files that could not be used, by number."""
+        ...
+
+    def sequence(self) -> Int64[np.ndarray, " file"] | range:
+        """The numbers in an order in which reading all files is fast."""
+        ...
+
+    def fingerprint(self) -> str | None:
+        """See :meth:`~mmssl.data.source.FileSource.fingerprint`; None where it is not known."""
+        ...
+
+
 @dataclass(frozen=True)
 class Listing:
     """The files of one split, and what else was seen on the way."""
 
     parts: list[Part]
-    entries: list[Entry]
+    entries: Sequence[Entry]
     name: str
     split: str | None
     splits: dict[str, int]
@@ -74,6 +117,8 @@ class Listing:
     """Names of the class folders, of all splits."""
     skipped: list[Skipped]
     """Files of other kinds."""
+    index: Indexed | None = None
+    """Of a set of shards."""
 
 
 def media_below(folder: Path, medium: Medium) -> list[Path]:
@@ -89,15 +134,22 @@ def list_files(data: str | Path | Sequence[str | Path], split: str | None, mediu
     """The files of ``data`` (nothing is decoded).
 
     Args:
-        data: a folder, tar file, list file, Hugging Face dataset or file, or several of these.
+        data: a folder, tar file, list file, Hugging Face dataset or file, or several of these; or a set of shards.
         split: "train", "val", "test" or any name in a ``split`` column; None takes every file.
         medium: what is looked for.
 
     Raises:
         UserError: when the data is missing, may not be read or holds nothing that is wanted, or has no such split.
     """
+    from mmssl.data.shards.listing import list_shards
+    from mmssl.data.shards.store import is_shards
+
     given = [data] if isinstance(data, str | Path) else list(data)
     name = ", ".join(str(path) for path in given)
+    if any(map(is_shards, given)):
+        if len(given) > 1:
+            raise UserError(f"{name}: a set of shards is read alone: shard all of the data together, or train on one")
+        return list_shards(given[0], split, medium.many)
     parts = [part for path in given for part in _open_one(Path(path), medium)]
     if len(parts) > 1:
         parts = _with_prefixes(parts)

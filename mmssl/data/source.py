@@ -17,6 +17,7 @@ from mmssl.data.labels import LabelTable
 from mmssl.data.limits import MediaError
 from mmssl.data.parts import Entry, Listing
 from mmssl.data.skipped import MAX_SKIPPED_SHARE, Skipped
+from mmssl.data.stores import Extent
 from mmssl.errors import UserError
 
 S = TypeVar("S", bound="FileSource")
@@ -38,7 +39,9 @@ class FileSource:
         self._parts, self._entries, self._classes = listing.parts, listing.entries, listing.classes
         self.name = listing.name
         self.split, self.splits, self.held_out = listing.split, listing.splits, listing.held_out
-        self.files = [entry.file for entry in listing.entries]
+        self.index = listing.index
+        """What is known of the files of a set of shards."""
+        self.files: Sequence[str] = [entry.file for entry in listing.entries] if not self.index else self.index.files
         self.skipped: list[Skipped] = list(listing.skipped)
         """Files found not to be usable so far. A loader adds what it cannot decode."""
 
@@ -55,10 +58,25 @@ class FileSource:
     def subset(self: S, chosen: Sequence[int]) -> S:
         """The files of these numbers, with ids of their own."""
         part = copy.copy(self)
+        part.index = None if self.index is None else self.index.subset(chosen)
         part._entries = [self._entries[number] for number in chosen]
         part.files = [entry.file for entry in part._entries]
         part.skipped = list(self.skipped)
         return part
+
+    def sequence(self) -> Sequence[int]:
+        """All numbers, in an order in which reading all files is fast."""
+        found = range(len(self)) if self.index is None else self.index.sequence()
+        return found if isinstance(found, range) else found.tolist()
+
+    def extent(self, index: int) -> Extent:
+        """Where the bytes of a file lie. Raises MediaError when it is not there."""
+        entry = self._entries[index]
+        return self._parts[entry.part].store.extent(entry.index)
+
+    def row(self, index: int) -> Mapping[str, str]:
+        """What labels.csv or manifest.jsonl say of a file."""
+        return self._row(self._entries[index])
 
     def location(self, index: int) -> str:
         """Path of a file (TAR!MEMBER inside a tar), for messages."""
@@ -137,6 +155,8 @@ class FileSource:
 
     def fingerprint(self) -> str:
         """Hash of names and sizes: equal for equal data, so that a resumed run can tell that its data changed."""
+        if self.index is not None and (known := self.index.fingerprint()) is not None:
+            return known
         digest = hashlib.blake2b(digest_size=16)
         for index, file in enumerate(self.files):
             digest.update(f"{file}\0{self.stamp(index)[0]}\n".encode("utf-8", "surrogateescape"))

@@ -13,7 +13,7 @@ import os
 import tarfile
 import threading
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, Protocol, runtime_checkable
@@ -62,8 +62,11 @@ class Extent:
 class Store(Protocol):
     """``names[i]`` is a relative name; ``others`` are names of files of other kinds."""
 
-    names: list[str]
-    others: list[str]
+    @property
+    def names(self) -> Sequence[str]: ...
+
+    @property
+    def others(self) -> Sequence[str]: ...
 
     def read(self, index: int, limits: Limits) -> bytes:
         """The bytes of one file. Raises MediaError when it cannot be read."""

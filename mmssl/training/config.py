@@ -19,7 +19,7 @@ class RunConfig:
     """What a run is. ``None`` means: chosen from the preset and printed at the start."""
 
     data: str
-    """Folder, list file or tar file with the data; see `mmssl inspect DATA`."""
+    """Folder, list or tar file with the data, or a set of shards by its folder or URL; see `mmssl inspect DATA`."""
     out: Path
     """Folder of the run; made if missing."""
     preset: str = "nano"

@@ -47,6 +47,7 @@ QUICK = {
     "recipes/av_masked.py": [*QUICK_CLIPS, "--frames", "12", "--cube", "2", "8", "8"],
     "data_prep/make_world.py": ["--count", "20", "--size", "32", "--workers", "1"],
     "data_prep/cache_clips.py": ["--workers", "0"],
+    "data_prep/shard.py": ["--workers", "0"],
     "probe labelled": ["--label", "shape", "--seeds", "1", "--finetune-labels"],
     "probe labelled.tsv": QUICK_PROBE,
     "probe spoken": QUICK_PROBE,

@@ -44,7 +44,7 @@ class LengthBatches:
     def batch(self, step: int) -> tuple[Int64[np.ndarray, " batch"], Int64[np.ndarray, " batch"]]:
         """Numbers of the pieces at a step, longest first, and the epoch of each."""
         epoch, place = divmod(step * self.world_size + self.rank, len(self))
-        number = int(self._batches.permutation(epoch)[place])
+        number = int(self._batches.at(epoch, np.array([place]))[0])
         pieces = self._row(epoch)[self._edges[number] : self._edges[number + 1]]
         pieces = pieces[np.argsort(-self.lengths[pieces], kind="stable")]
         return pieces, np.full(len(pieces), epoch, np.int64)

@@ -67,7 +67,7 @@ def build_cache(
     failures: dict[int, MediaError] = {}
     used = 0
     read = partial(decode_for_cache, source, headers, sample_rate)
-    results = map_files(read, range(count), workers=workers, seconds=source.limits.patience(longest))
+    results = map_files(read, source.sequence(), workers=workers, seconds=source.limits.patience(longest))
     for done, (index, result) in enumerate(results, 1):
         if isinstance(result, MediaError):
             failures[index] = result

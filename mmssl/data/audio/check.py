@@ -26,6 +26,8 @@ def check_recordings(
     source: AudioSource, *, workers: int = 0, progress: Callable[[int, int], None] | None = None
 ) -> dict[int, MediaError]:
     """Which recordings cannot be used, and why. Afterwards the headers of ``source`` have exact lengths."""
+    if source.index is not None and source.index.records() is not None:  # they were decoded when they were sharded
+        return {index: item for index, item in enumerate(source.headers()) if isinstance(item, MediaError)}
     record = record_path(source, f"audio {_VERSION} {source.limits}")
     facts, failures = load_record(record) or (None, {})
     headers = _headers(facts, failures, len(source))

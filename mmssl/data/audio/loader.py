@@ -26,7 +26,7 @@ import numpy as np
 import torch
 from jaxtyping import Int64
 
-from mmssl.data.audio.batching import LengthBatches, even_edges
+from mmssl.data.audio.batching import even_edges
 from mmssl.data.audio.cache import SampleCache, build_cache
 from mmssl.data.audio.check import HARMLESS, check_recordings
 from mmssl.data.audio.header import Header
@@ -34,6 +34,7 @@ from mmssl.data.audio.reader import SegmentReader
 from mmssl.data.audio.resample import resampled_length
 from mmssl.data.audio.segments import ID_STEP, cut
 from mmssl.data.audio.source import AudioSource
+from mmssl.data.audio.window_batches import batches_for
 from mmssl.data.delivery import Batch, delivered, read_batches, send
 from mmssl.data.limits import MediaError, default_memory_limit
 from mmssl.data.order import OrderSampler
@@ -101,7 +102,8 @@ class AudioLoader:
         self.pieces = cut(lengths, usable, self.most, self.shortest, seed)
         self.seconds = float(self.pieces.length.sum()) / sample_rate
         """Of an epoch, without padding."""
-        self.order = LengthBatches(self.pieces.length, self.budget, seed, rank, world_size)
+        recordings, lengths = self.pieces.recording, self.pieces.length
+        self.order = batches_for(source, recordings, lengths, self.budget, seed, rank, world_size)
 
     def _read_all(
         self, cache: str, limit: int, progress: Callable[[int, int], None] | None

@@ -11,7 +11,8 @@
 - a tar file (plain, or .tar.gz / .tgz), or a folder that holds tar files and no recordings;
 - a list: a .txt with one path a line, or a .csv or .jsonl with a ``file`` column; paths are relative to the list;
 - a Hugging Face audio dataset on disk (``Dataset.save_to_disk``; needs the ``datasets`` package);
-- several of these, as a list.
+- several of these, as a list;
+- a set of shards that data_prep/shard.py made of them, or its URL.
 
 A video file is the recording of its sound. A ``labels.csv`` or ``manifest.jsonl`` beside or inside the data (``file``,
 any labels, optionally ``split``) names labels and splits; otherwise the split is the top folder (train, val, test and
@@ -38,7 +39,6 @@ from mmssl.data.limits import MediaError
 from mmssl.data.parts import Listing, list_files
 from mmssl.data.pool import map_files
 from mmssl.data.source import FileSource
-from mmssl.data.stores import Extent
 from mmssl.errors import UserError
 
 
@@ -74,15 +74,13 @@ class AudioSource(FileSource):
         part._headers = None if self._headers is None else [self._headers[number] for number in chosen]
         return part
 
-    def extent(self, index: int) -> Extent:
-        """Where the bytes of a recording lie. Raises MediaError when it is not there."""
-        entry = self._entries[index]
-        return self._parts[entry.part].store.extent(entry.index)
-
     def headers(
         self, workers: int = 0, progress: Callable[[int, int], None] | None = None
     ) -> list[Header | MediaError]:
         """The header of every recording, or why it has none. Read once; ``progress`` is called with (done, all)."""
+        if self._headers is None and self.index is not None and (records := self.index.records()) is not None:
+            failures = self.index.failures()
+            self._headers = [failures.get(number) or Header(*record) for number, record in enumerate(records)]
         if self._headers is None:
             found: dict[int, Header | MediaError] = {}
             read = partial(_read_header, self)

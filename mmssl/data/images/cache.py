@@ -182,7 +182,7 @@ def build_cache(
     failures: dict[int, MediaError] = {}
     used = 0
     decode = partial(decode_for_cache, source, size, zoom, min_size)
-    results = map_files(decode, range(count), workers=workers, seconds=source.limits.seconds)
+    results = map_files(decode, source.sequence(), workers=workers, seconds=source.limits.seconds)
     for done, (index, result) in enumerate(results, 1):
         if isinstance(result, MediaError):
             failures[index] = result

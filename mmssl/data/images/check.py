@@ -11,7 +11,7 @@ from functools import partial
 from typing import Any
 
 import numpy as np
-from jaxtyping import Int64
+from jaxtyping import Int64, Integer
 
 from mmssl.data.images.cache import kept_size
 from mmssl.data.images.decode import decode_image, read_header
@@ -32,8 +32,10 @@ def check_images(
     min_size: tuple[int, int] = (1, 1),
     workers: int = 0,
     progress: Callable[[int, int], None] | None = None,
-) -> tuple[Int64[np.ndarray, "image 2"], dict[int, MediaError]]:
+) -> tuple[Integer[np.ndarray, "image 2"], dict[int, MediaError]]:
     """Upright height and width of every image, and which cannot be used, and why."""
+    if source.sizes is not None:
+        return _known(source, source.sizes, min_size)
     record = record_path(source, f"{_VERSION} {source.channels} {source.limits}")
     count = len(source)
     facts, failures = load_record(record) or (None, {})
@@ -53,7 +55,20 @@ def check_images(
         save_record(record, sizes.tolist(), failures)
     for index in np.flatnonzero((sizes < min_size).any(axis=1)).tolist():
         if index not in failures:
-            failures[index] = too_small(sizes[index][0], sizes[index][1], min_size)
+            failures[index] = too_small(int(sizes[index][0]), int(sizes[index][1]), min_size)
+    return sizes, failures
+
+
+def _known(
+    source: ImageSource, sizes: Integer[np.ndarray, "image 2"], min_size: tuple[int, int]
+) -> tuple[Integer[np.ndarray, "image 2"], dict[int, MediaError]]:
+    """The same of a set of shards, whose pictures were decoded when it was made."""
+    assert source.index is not None
+    failures = source.index.failures()
+    if not source.all_at_least(min_size):
+        for index in np.flatnonzero((sizes < min_size).any(axis=1)).tolist():
+            if index not in failures:
+                failures[index] = too_small(int(sizes[index][0]), int(sizes[index][1]), min_size)
     return sizes, failures
 
 
@@ -67,8 +82,7 @@ def predicted_cache_bytes(source: ImageSource, size: tuple[int, int], zoom: tupl
     kept = []
     for place in range(count):
         with contextlib.suppress(MediaError):
-            header = read_header(source.read(place * len(source) // count), source.limits)
-            kept.append(np.prod(kept_size(header.height, header.width, size, zoom)))
+            kept.append(np.prod(kept_size(*source.size_of(place * len(source) // count), size, zoom)))
     return int(np.mean(kept) * len(source) * source.channels) if kept else 0
 
 

@@ -91,7 +91,7 @@ def _look_at_all(source: ImageSource, workers: int) -> tuple[list[_Seen], dict[i
 
     seen: list[_Seen] = []
     failures: dict[int, MediaError] = {}
-    results = map_files(partial(_look, source), range(len(source)), workers=workers, seconds=source.limits.seconds)
+    results = map_files(partial(_look, source), source.sequence(), workers=workers, seconds=source.limits.seconds)
     with Progress(transient=True, disable=not Console().is_terminal) as bar:
         for index, result in bar.track(results, total=len(source), description="decoding"):
             if isinstance(result, MediaError):

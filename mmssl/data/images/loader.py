@@ -29,8 +29,10 @@ from mmssl.data.images.crops import CropLaw
 from mmssl.data.images.reader import CropReader
 from mmssl.data.images.source import ImageSource
 from mmssl.data.limits import MediaError, default_memory_limit
-from mmssl.data.order import Order, OrderSampler
+from mmssl.data.order import OrderSampler
+from mmssl.data.shards.order import WindowOrder, order_for
 from mmssl.data.skipped import MAX_SKIPPED_SHARE
+from mmssl.data.usable import Usable
 from mmssl.errors import UserError
 
 STATISTICS_IMAGES = 1024
@@ -90,8 +92,8 @@ class ImageLoader:
         self.pixels: PixelCache | None = None
         failures = self._read_all(cache, limit, min_size, progress)
         source.note_skipped(failures, max_skipped)
-        self.usable = np.array([index for index in range(len(source)) if index not in failures], np.int64)
-        self.order = Order(len(self.usable), batch_size, seed, rank, world_size)
+        self.usable = Usable(len(source), failures)
+        self.order = order_for(source, self.usable, batch_size, seed, rank, world_size)
 
     def _read_all(
         self, cache: str, limit: int, min_size: tuple[int, int], progress: Callable[[int, int], None] | None
@@ -136,7 +138,7 @@ class ImageLoader:
 
     def names(self, step: int) -> list[str]:
         """Files of the batch at a step, for error messages."""
-        return [self.source.files[index] for index in self.ids(step)]
+        return [self.source.files[int(index)] for index in self.ids(step)]
 
     def batches(self, start_step: int = 0) -> Iterator[Batch]:
         """Training batches from a step on, without end."""
@@ -149,20 +151,32 @@ class ImageLoader:
         yield from self._read(self._reader(), OrderSampler(self.order, start_step))
 
     def frozen(self, batch_size: int | None = None) -> Iterator[Batch]:
-        """Every usable image once, in the order of ids: centre crop, epoch 0. The last batch may be smaller."""
-        yield from self._frozen(np.arange(len(self.usable)), batch_size or self.order.batch_size)
+        """Every usable image once, in the order of ids: centre crop, epoch 0. The last batch may be smaller.
+
+        In stored order where the data are shuffled a window of shards at a time.
+        """
+        places = np.arange(len(self.usable))
+        if isinstance(self.order, WindowOrder):  # each shard is fetched once
+            places = self.order.stored.astype(np.int64)
+        yield from self._frozen(places, batch_size or self.order.batch_size)
 
     def spread(self, count: int, batch_size: int | None = None) -> Iterator[Batch]:
-        """Centre crops, as :meth:`frozen` has them, of ``count`` images evenly spaced in the order of ids (or all)."""
+        """Centre crops, as :meth:`frozen` has them, of ``count`` images evenly spaced in the order of ids (or all).
+
+        Of the first window of shards, where the data are shuffled by windows.
+        """
         count = min(count, len(self.usable))
-        yield from self._frozen(np.arange(count) * len(self.usable) // count, batch_size or self.order.batch_size)
+        places = np.arange(count) * len(self.usable) // count
+        if isinstance(self.order, WindowOrder):
+            places = self.order.nearby(count)
+        yield from self._frozen(places, batch_size or self.order.batch_size)
 
     def batch_at(self, ids: Sequence[int], epochs: Sequence[int]) -> Batch:
         """The training crops of given samples at given epochs, read in this process."""
         wanted, when = np.asarray(ids, np.int64), np.asarray(epochs, np.int64)
         if self.pixels is not None:
             return self._from_cache(wanted, when, frozen=False)
-        places = np.searchsorted(self.usable, wanted)
+        places = self.usable.places(wanted)
         read = self._reader().__getitems__(list(zip(when.tolist(), places.tolist(), strict=True)))
         return send(delivered(read, self.source), self.device, pin=False)
 

@@ -7,7 +7,6 @@ import torch
 
 from mmssl.data.delivery import Batch
 from mmssl.data.images.crops import CropLaw, cut_and_resize
-from mmssl.data.images.decode import read_header
 from mmssl.data.images.source import ImageSource
 from mmssl.data.limits import MediaError
 from mmssl.errors import UserError
@@ -24,10 +23,9 @@ def suggest_size(source: ImageSource, share: float = 0.5, largest: int | None = 
     shortest = []
     for index in np.linspace(0, len(source) - 1, min(len(source), _LOOK_AT)).round().astype(int).tolist():
         try:
-            header = read_header(source.read(index), source.limits)
+            shortest.append(min(source.size_of(index)))
         except MediaError:
             continue
-        shortest.append(min(header.height, header.width))
     if not shortest:
         raise UserError(f"{source.name}: none of {_LOOK_AT} pictures looked at can be read; see `mmssl inspect`")
     filled = np.quantile(shortest, share)

@@ -10,7 +10,8 @@
 - a tar file (plain, or .tar.gz / .tgz), or a folder that holds tar files and no images;
 - a list: a .txt with one path a line, or a .csv or .jsonl with a ``file`` column; paths are relative to the list;
 - a Hugging Face image dataset on disk (``Dataset.save_to_disk``; needs the ``datasets`` package);
-- several of these, as a list.
+- several of these, as a list;
+- a set of shards that data_prep/shard.py made of them, or its URL.
 
 A ``labels.csv`` or ``manifest.jsonl`` beside or inside the data (``file``, any labels, optionally ``split``) names
 classes and splits. Otherwise the split is the top folder (train, val, test and their usual other names) and the class

@@ -2,7 +2,7 @@
 
 import numpy as np
 import torch
-from jaxtyping import Int64, UInt8
+from jaxtyping import Int64, Integer, UInt8
 from torch import Tensor
 from torch.utils.data import Dataset
 
@@ -11,6 +11,7 @@ from mmssl.data.images.crops import Boxes, CropLaw, box_reduction, cut_and_resiz
 from mmssl.data.images.decode import decode_image
 from mmssl.data.images.source import ImageSource
 from mmssl.data.limits import MediaError
+from mmssl.data.usable import Usable
 from mmssl.masking import NoiseKey
 
 # A JPEG below this many bytes is decoded whole: a shrunken decode would not be faster.
@@ -34,8 +35,8 @@ class CropReader(Dataset["Batch | Failure"]):
         source: ImageSource,
         law: CropLaw,
         seed: int,
-        usable: Int64[np.ndarray, " sample"],
-        sizes: Int64[np.ndarray, "image 2"],
+        usable: Usable,
+        sizes: Integer[np.ndarray, "image 2"],
         frozen: bool,
     ) -> None:
         self.source, self.law, self.seed = source, law, seed
@@ -43,7 +44,7 @@ class CropReader(Dataset["Batch | Failure"]):
 
     def boxes(self, ids: Int64[np.ndarray, " batch"], epochs: Int64[np.ndarray, " batch"]) -> Boxes:
         """The boxes of samples, without reading anything."""
-        heights, widths = self.sizes[ids].T
+        heights, widths = self.sizes[ids].astype(np.int64).T
         if self.frozen:
             return self.law.centre(heights, widths)
         return self.law.draw(NoiseKey(self.seed, torch.from_numpy(epochs), torch.from_numpy(ids)), heights, widths)

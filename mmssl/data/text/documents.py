@@ -10,7 +10,8 @@
   them compressed with gzip, and tar files of these;
 - a tar file (.tar, .tar.gz, .tgz) or a single such file;
 - a Hugging Face dataset on disk (``Dataset.save_to_disk``; needs the ``datasets`` package);
-- several of these, as a list.
+- several of these, as a list;
+- a set of shards that data_prep/shard.py made of them, or its URL.
 
 How running text is cut into documents is said in :mod:`mmssl.data.text.cutting`, what encodings are known in
 :mod:`mmssl.data.text.decoding`; what was done is in ``source.notes``.
@@ -33,10 +34,12 @@ import numpy as np
 from jaxtyping import Bool, UInt64
 
 from mmssl.data.labels import SPLIT_NAMES, folder_splits
+from mmssl.data.shards.store import is_shards
 from mmssl.data.skipped import MAX_SKIPPED_SHARE, Skipped
 from mmssl.data.text.cutting import Documents
 from mmssl.data.text.files import TextFile, list_files, with_prefix
 from mmssl.data.text.reading import Found, find_documents, plan_files
+from mmssl.data.text.sharded import open_sharded_texts
 from mmssl.data.text.source import TextSource
 from mmssl.errors import UserError
 
@@ -68,6 +71,8 @@ def open_texts(
     if documents not in get_args(Documents):
         raise UserError(f"documents '{documents}' is unknown: choose {', '.join(get_args(Documents))}")
     given = [data] if isinstance(data, str | Path) else list(data)
+    if any(map(is_shards, given)):
+        return open_sharded_texts(given, split, documents)
     name = ", ".join(str(path) for path in given)
     files, skipped = _list_all([Path(path) for path in given])
     plans, broken = plan_files(files, documents, text_column)

@@ -90,7 +90,7 @@ class TextLoader:
         for epoch in range(first // self.tokens, (stop - 1) // self.tokens + 1):
             begins = self._begins(epoch)
             low, high = np.searchsorted(begins, (first - epoch * self.tokens, stop - epoch * self.tokens))
-            ids.append(self.order.permutation(epoch)[low:high])
+            ids.append(self.order.at(epoch, np.arange(low, high)))
             epochs.append(np.full(high - low, epoch, np.int64))
         return self._longest_first(np.concatenate(ids), np.concatenate(epochs))
 

@@ -33,7 +33,7 @@ def fill_store(
     """
     keys: dict[int, str | MediaError] = {}
     todo = []
-    for index in range(len(source)):
+    for index in source.sequence():
         size, changed, key = store.seen.get(source.location(index), (-1, -1, ""))
         if key in store and (size, changed) == source.stamp(index):
             keys[index] = key

@@ -10,6 +10,7 @@
 - a tar file (plain, or .tar.gz / .tgz), or a folder that holds tar files and no videos;
 - a list: a .txt with one path a line, or a .csv or .jsonl with a ``file`` column; paths are relative to the list;
 - several of these, as a list;
+- a set of shards that data_prep/shard.py made of them, or its URL;
 - a cache folder that data_prep/cache_clips.py wrote: the videos themselves are not needed any more.
 
 A ``labels.csv`` or ``manifest.jsonl`` beside or inside the data (``file``, any labels such as ``speaker``, ``text`` and
@@ -20,7 +21,7 @@ of the training videos are held out by a hash of their names (:func:`mmssl.data.
 import hashlib
 import json
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -33,7 +34,6 @@ from mmssl.data.audio.header import VIDEO
 from mmssl.data.limits import MediaError
 from mmssl.data.parts import Listing, Medium, list_files
 from mmssl.data.source import FileSource
-from mmssl.data.stores import Extent
 from mmssl.data.video.clip import Clip, ClipSettings
 from mmssl.data.video.limits import VideoLimits
 from mmssl.data.video.store import FORMAT, ClipStore, is_store
@@ -52,15 +52,6 @@ class VideoSource(FileSource):
     def __init__(self, listing: Listing, *, limits: VideoLimits) -> None:
         super().__init__(listing)
         self.limits = limits
-
-    def extent(self, index: int) -> Extent:
-        """Where the bytes of a video lie. Raises MediaError when it is not there."""
-        entry = self._entries[index]
-        return self._parts[entry.part].store.extent(entry.index)
-
-    def row(self, index: int) -> Mapping[str, str]:
-        """What labels.csv or manifest.jsonl say of a video."""
-        return self._row(self._entries[index])
 
 
 def open_videos(
