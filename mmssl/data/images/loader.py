@@ -29,7 +29,7 @@ from mmssl.data.images.crops import CropLaw
 from mmssl.data.images.reader import CropReader
 from mmssl.data.images.source import ImageSource
 from mmssl.data.limits import MediaError, default_memory_limit
-from mmssl.data.order import Order, OrderSampler
+from mmssl.data.order import EVERYTHING, Order, OrderSampler
 from mmssl.data.skipped import MAX_SKIPPED_SHARE
 from mmssl.errors import UserError
 
@@ -148,9 +148,12 @@ class ImageLoader:
                 step += 1
         yield from self._read(self._reader(), OrderSampler(self.order, start_step))
 
-    def frozen(self, batch_size: int | None = None) -> Iterator[Batch]:
-        """Every usable image once, in the order of ids: centre crop, epoch 0. The last batch may be smaller."""
-        yield from self._frozen(np.arange(len(self.usable)), batch_size or self.order.batch_size)
+    def frozen(self, batch_size: int | None = None, share: tuple[int, int] = EVERYTHING) -> Iterator[Batch]:
+        """Every usable image once, in the order of ids: centre crop, epoch 0. The last batch may be smaller.
+
+        ``share``: (rank, ranks), of which all batches are read once between them.
+        """
+        yield from self._frozen(np.arange(len(self.usable)), batch_size or self.order.batch_size, share)
 
     def spread(self, count: int, batch_size: int | None = None) -> Iterator[Batch]:
         """Centre crops, as :meth:`frozen` has them, of ``count`` images evenly spaced in the order of ids (or all)."""
@@ -178,8 +181,11 @@ class ImageLoader:
                 channel += torch.bincount(values.flatten(), minlength=256).cpu().numpy()
         return mean_std_of_levels(levels)
 
-    def _frozen(self, places: Int64[np.ndarray, " sample"], batch_size: int) -> Iterator[Batch]:
+    def _frozen(
+        self, places: Int64[np.ndarray, " sample"], batch_size: int, share: tuple[int, int] = EVERYTHING
+    ) -> Iterator[Batch]:
         groups = [places[start : start + batch_size] for start in range(0, len(places), batch_size)]
+        groups = groups[share[0] :: share[1]]
         if self.pixels is not None:
             for group in groups:
                 yield self._from_cache(self.usable[group], np.zeros(len(group), np.int64), frozen=True)
