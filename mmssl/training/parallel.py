@@ -17,7 +17,7 @@ from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 
-from mmssl.nn.over_ranks import synchronise_batch_norm
+from mmssl.nn.over_ranks import rank_count, synchronise_batch_norm
 from mmssl.nn.transformer import Block, CrossBlock
 from mmssl.predictors.base import Predictor
 from mmssl.training.config import RunConfig
@@ -60,7 +60,9 @@ class Replicated(Alone):
         # the name of this setting changed in torch 2.14
         known = inspect.signature(DistributedDataParallel).parameters
         buffers = "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"
-        self.replica = DistributedDataParallel(predictor, gradient_as_bucket_view=True, **{buffers: False})
+        self.replica = DistributedDataParallel(
+            predictor, init_sync=False, gradient_as_bucket_view=True, **{buffers: False}
+        )
         self.replica.register_comm_hook(None, _sum_bucket)
         # compiled from outside, so that the graph is cut where gradients are sent
         self.model = torch.compile(self.replica) if config.compile else self.replica
@@ -96,12 +98,16 @@ class Sharded(Alone):
         self.predictor = predictor
         synchronise_batch_norm(predictor)
         _send_from_first(predictor)
+        # weights laid out channels last cannot be cut; convolutions take them either way
+        predictor.to(memory_format=torch.contiguous_format)  # pyright: ignore[reportCallIssue]
         for module in predictor.modules():
             if isinstance(module, CUT):
                 if config.compile:  # what gathers weights stays outside of the graph
                     module.compile()
                 fully_shard(module)
-        fully_shard(predictor)
+        # a single number cannot be cut
+        self.scalars = [parameter for parameter in predictor.parameters() if not parameter.ndim]
+        fully_shard(predictor, ignored_params=set(self.scalars))
         for module in self._pieces():
             module.set_gradient_divide_factor(1.0)
             module.set_force_sum_reduction_for_comms(True)
@@ -110,10 +116,14 @@ class Sharded(Alone):
     def _pieces(self) -> list[FSDPModule]:
         return [module for module in self.predictor.modules() if isinstance(module, FSDPModule)]
 
-    def micro_batch(self, last: bool) -> AbstractContextManager[object]:
+    @contextmanager
+    def micro_batch(self, last: bool) -> Iterator[None]:
         """Gradients are sent in the last one alone; until then they are kept whole, which takes memory."""
         self.predictor.set_requires_gradient_sync(last)  # pyright: ignore[reportCallIssue]
-        return nullcontext()
+        yield
+        for scalar in self.scalars if last else ():
+            if scalar.grad is not None:
+                scalar.grad = total(scalar.grad)
 
     @contextmanager
     def whole(self) -> Iterator[None]:
@@ -130,8 +140,12 @@ class Sharded(Alone):
                 piece.set_reshard_after_forward(piece is not self.predictor, recurse=False)
 
     def norm(self, gradients: list[Tensor]) -> Tensor:
-        """Each rank has a part of each gradient."""
-        return total(torch.nn.utils.get_total_norm(gradients).square()).sqrt()
+        """Each rank has a part of each gradient, but all of those of single numbers."""
+        squares = torch.nn.utils.get_total_norm([part for part in gradients if part.ndim]).square()
+        numbers = [part.square() for part in gradients if not part.ndim]
+        if numbers:
+            squares = squares + torch.stack(numbers).sum() / rank_count()
+        return total(squares).sqrt()
 
     def finish(self) -> None:
         """Gather all weights and leave them so."""
