@@ -27,6 +27,7 @@ from audio_pretraining import (
 
 from mmssl.errors import UserError, one_sentence_errors
 from mmssl.predictors.best_rq import PRESETS, BestRQ, BestRQConfig
+from mmssl.training.distributed import torchrun_ranks
 from mmssl.training.run import RunFolder, choose_device, parse_flags
 
 LEARNING_RATE = {192: 2e-3, 256: 1e-3, 512: 3e-4, 768: 1.5e-4}
@@ -76,7 +77,7 @@ def pretrain(config: Config) -> Path:
 
 def main(arguments: list[str] | None = None) -> None:
     """Command line."""
-    with one_sentence_errors():
+    with one_sentence_errors(), torchrun_ranks():
         pretrain(parse_flags(Config, arguments))
 
 

@@ -8,6 +8,7 @@ from typing import Any, Literal, TypeVar
 
 from mmssl.config import to_dict
 from mmssl.data.audio import AudioLoader, open_audio
+from mmssl.data.order import EVERYTHING
 from mmssl.data.shards.order import order_in_words
 from mmssl.data.skipped import write_skipped
 from mmssl.errors import INTERRUPTED, UserError
@@ -21,6 +22,7 @@ from mmssl.predictors.base import Batch
 from mmssl.predictors.best_rq import BestRQ, BestRQConfig
 from mmssl.predictors.wav2vec2 import Wav2Vec2, Wav2Vec2Config
 from mmssl.training.config import MaskedRunConfig
+from mmssl.training.distributed import is_main, place
 from mmssl.training.loop import Trainer
 from mmssl.training.run import RunFolder, say_start
 
@@ -104,7 +106,7 @@ class Recordings:
     train: AudioLoader
     val: AudioLoader
     micro_batch: float
-    """Seconds of a micro-batch."""
+    """Seconds of a micro-batch, of all ranks together."""
 
     def describe(self) -> dict[str, str | int | float]:
         """What a resumed run must find again."""
@@ -115,8 +117,8 @@ class Recordings:
         return found | ({"order": said} if (said := order_in_words(self.train.order)) else {})
 
     @property
-    def mean_batch(self) -> float:
-        """Seconds of sound in a micro-batch on average: padding, and room that no piece fills, left out."""
+    def mean_step(self) -> float:
+        """Seconds of sound in a step on average: padding, and room that no piece fills, left out."""
         return self.train.seconds / self.train.epoch_steps
 
 
@@ -127,9 +129,10 @@ class FrozenBatches:
     loader: AudioLoader
     batch_seconds: float
     most_seconds: float
+    share: tuple[int, int] = EVERYTHING
 
     def __iter__(self) -> Iterator[Batch]:
-        return self.loader.frozen(self.batch_seconds, self.most_seconds)
+        return self.loader.frozen(self.batch_seconds, self.most_seconds, self.share)
 
 
 def starting_model(config: AudioConfig, run: RunFolder, model: M) -> M:
@@ -156,21 +159,26 @@ def open_recordings(config: AudioConfig, predictor: AudioPredictor) -> Recording
         if (value := getattr(config, flag)) * predictor.sample_rate < field + step:
             least, name = (field + step) / predictor.sample_rate, f"--{flag.replace('_', '-')}"
             raise UserError(f"{name} {value:g} is less than two steps: give at least {least:.3g}")
-    train, val = (
-        AudioLoader(
+
+    def load(split: str, shortest: float | None, rank: int = 0, ranks: int = 1, accumulation: int = 1) -> AudioLoader:
+        return AudioLoader(
             open_audio([config.data, *config.more_data], split=split),
             sample_rate=predictor.sample_rate,
             max_seconds=config.max_seconds,
             min_seconds=config.min_seconds,
-            shortest_piece=config.shortest_piece if split == "train" else None,
-            batch_seconds=float(config.micro_batch_size),
+            shortest_piece=shortest,
+            batch_seconds=float(config.batch_size),
             seed=config.seed,
             workers=config.workers,
             device=predictor.device,
             cache=config.cache,
+            rank=rank,
+            world_size=ranks,
+            accumulation=accumulation,
         )
-        for split in ("train", "val")
-    )
+
+    train = load("train", config.shortest_piece, *place(), config.accumulation)
+    val = load("val", None)
     return Recordings(train, val, float(config.micro_batch_size))
 
 
@@ -188,7 +196,8 @@ def start(config: AudioConfig, run: RunFolder, predictor: Wav2Vec2 | BestRQ, rec
     """Open the run folder, say what will run, load --init; returns the checkpoint to go on from."""
     data = recordings.describe()
     checkpoint = run.start(config, {"predictor": predictor.name, **to_dict(predictor.config)}, data)
-    write_skipped(run.path, recordings.train.source, recordings.val.source)
+    if is_main():
+        write_skipped(run.path, recordings.train.source, recordings.val.source)
     say_start(config, predictor, data, predictor.device, sample="seconds of sound", epoch=recordings.train.seconds)
     if "order" in data:
         print(f"order      {data['order']}")
@@ -206,7 +215,8 @@ def train(
 ) -> Path:
     """Train to the end, with a picture at each validation and a page with sound at the end; returns the run folder."""
     clips = shown_clips(recordings.val.source.spread(SHOWN), predictor.sample_rate, 0, SHOWN)
-    write_sounds(reveal_clips(predictor, clips), run.reveal)
+    if is_main():
+        write_sounds(reveal_clips(predictor, clips), run.reveal)
 
     def reveal(step: int) -> None:
         shown = reveal_clips(predictor, clips)
@@ -214,10 +224,10 @@ def train(
         if step == config.steps:
             write_page(shown, f"Step {step}", run.reveal / f"step-{step:08d}.html")
 
-    held_out = FrozenBatches(recordings.val, recordings.micro_batch, config.validation_seconds)
+    held_out = FrozenBatches(recordings.val, recordings.micro_batch, config.validation_seconds, place())
     trainer = Trainer(
         predictor, config, run, recordings.train, lambda: held_out, on_validate=reveal,
-        step_samples=recordings.mean_batch * config.accumulation,
+        step_samples=recordings.mean_step,
     )  # fmt: skip
     finished = trainer.fit(checkpoint)
     if not finished:

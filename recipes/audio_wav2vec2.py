@@ -24,6 +24,7 @@ from audio_pretraining import AudioConfig, given, open_recordings, start, starti
 
 from mmssl.errors import UserError, one_sentence_errors
 from mmssl.predictors.wav2vec2 import PRESETS, Wav2Vec2, Wav2Vec2Config
+from mmssl.training.distributed import torchrun_ranks
 from mmssl.training.run import RunFolder, choose_device, parse_flags
 
 LEARNING_RATE = {192: 1e-3, 256: 4e-4, 512: 2e-4, 768: 1e-4}
@@ -102,7 +103,7 @@ def pretrain(config: Config) -> Path:
 
 def main(arguments: list[str] | None = None) -> None:
     """Command line."""
-    with one_sentence_errors():
+    with one_sentence_errors(), torchrun_ranks():
         pretrain(parse_flags(Config, arguments))
 
 

@@ -21,6 +21,7 @@ from av_pretraining import ClipRunConfig, open_windows, start, train
 from mmssl.errors import UserError, one_sentence_errors
 from mmssl.predictors.audio_visual_masked import PRESETS, AudioVisualMasked, AudioVisualMaskedConfig
 from mmssl.training.config import MaskedRunConfig
+from mmssl.training.distributed import torchrun_ranks
 from mmssl.training.run import RunFolder, choose_device, parse_flags
 
 LEARNING_RATE = {96: 2e-3, 192: 1e-3, 384: 6e-4}
@@ -92,7 +93,7 @@ def pretrain(config: Config) -> Path:
 
 def main(arguments: list[str] | None = None) -> None:
     """Command line."""
-    with one_sentence_errors():
+    with one_sentence_errors(), torchrun_ranks():
         pretrain(parse_flags(Config, arguments))
 
 

@@ -17,6 +17,7 @@ from mmssl.predictors import load_predictor
 from mmssl.predictors.audio_visual import AudioVisualPredictor
 from mmssl.predictors.base import Batch
 from mmssl.training.config import RunConfig
+from mmssl.training.distributed import is_main, one_after_another, place, share_of_batch
 from mmssl.training.loop import Trainer
 from mmssl.training.run import RunFolder, say_start
 
@@ -89,21 +90,28 @@ class Clips:
         }  # fmt: skip
 
     def validation(self) -> Iterator[Batch]:
-        """The same windows each time."""
-        return self.val.frozen(most=self.most)
+        """The same windows each time, of which each rank has a share."""
+        return self.val.frozen(most=self.most, share=place())
 
 
 def open_windows(config: ClipRunConfig, frames: int, device: str) -> Clips:
     """Decode what is not decoded yet, and cut windows of ``frames`` frames of both parts."""
 
-    def load(split: str) -> ClipLoader:
-        source = open_clips(
-            config.data, split=split, settings=config.settings, cache=config.cache, workers=config.workers,
-            progress=_say_progress,
-        )  # fmt: skip
-        return ClipLoader(source, frames=frames, batch_size=config.micro_batch_size, seed=config.seed, device=device)
+    share, (rank, ranks) = share_of_batch(config.batch_size, config.accumulation), place()
 
-    return Clips(load("train"), load(held_out_part(config.data)), config.validation_clips)
+    def load(split: str, batch_size: int, rank: int = 0, ranks: int = 1) -> ClipLoader:
+        with one_after_another():
+            source = open_clips(
+                config.data, split=split, settings=config.settings, cache=config.cache, workers=config.workers,
+                progress=_say_progress,
+            )  # fmt: skip
+        return ClipLoader(
+            source, frames=frames, batch_size=batch_size, seed=config.seed, device=device, rank=rank, world_size=ranks
+        )
+
+    # validation in batches of one process: what a clip is told apart from there does not depend on their number
+    held_out = load(held_out_part(config.data), config.micro_batch_size)
+    return Clips(load("train", share, rank, ranks), held_out, config.validation_clips)
 
 
 def _say_progress(done: int, total: int) -> None:
@@ -115,7 +123,8 @@ def start(config: ClipRunConfig, run: RunFolder, predictor: AudioVisualPredictor
     """Open the run folder, say what will run, load --init; returns the checkpoint to go on from."""
     data = clips.describe()
     checkpoint = run.start(config, {"predictor": predictor.name, **to_dict(predictor.config)}, data)
-    write_skipped(run.path, clips.train.source, clips.val.source)
+    if is_main():
+        write_skipped(run.path, clips.train.source, clips.val.source)
     say_start(config, predictor, data, predictor.device, sample="windows")
     print(f"clips      {clips.train.seconds / 60:.1f} min for training, in windows of {clips.train.frames} frames")
     if config.init and checkpoint is None:

@@ -25,6 +25,7 @@ from mmssl.errors import UserError, one_sentence_errors
 from mmssl.evaluation.sync_runs import say_calibration
 from mmssl.nn.clip_windows import WindowsConfig
 from mmssl.predictors.audio_visual_sync import AudioVisualSync, AudioVisualSyncConfig
+from mmssl.training.distributed import is_main, torchrun_ranks
 from mmssl.training.run import RunFolder, choose_device, parse_flags
 
 PRESETS = {
@@ -93,7 +94,8 @@ def pretrain(config: Config) -> Path:
 
     # pretrain and report
     train(config, run, predictor, clips, checkpoint)
-    say_calibration(run.path, predictor, clips.val.source)
+    if is_main():
+        say_calibration(run.path, predictor, clips.val.source)
     print(f"next: mmssl sync {run.path} VIDEO")
     print(run.path)
     return run.path
@@ -101,7 +103,7 @@ def pretrain(config: Config) -> Path:
 
 def main(arguments: list[str] | None = None) -> None:
     """Command line."""
-    with one_sentence_errors():
+    with one_sentence_errors(), torchrun_ranks():
         pretrain(parse_flags(Config, arguments))
 
 

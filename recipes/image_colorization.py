@@ -31,6 +31,7 @@ from image_pretraining import (
 from mmssl.errors import UserError, one_sentence_errors
 from mmssl.predictors.base import Batch
 from mmssl.predictors.colorization import Colorization, ColorizationConfig
+from mmssl.training.distributed import torchrun_ranks
 from mmssl.training.run import RunFolder, choose_device, parse_flags
 
 LARGEST = 128
@@ -112,7 +113,7 @@ def pretrain(config: Config) -> Path:
 
 def main(arguments: list[str] | None = None) -> None:
     """Command line."""
-    with one_sentence_errors():
+    with one_sentence_errors(), torchrun_ranks():
         pretrain(parse_flags(Config, arguments))
 
 

@@ -34,6 +34,7 @@ from mmssl.masking import hidden_count
 from mmssl.nn.patches import patch_grid
 from mmssl.predictors.masked_autoencoder import PRESETS, MaskedAutoencoder, MaskedAutoencoderConfig
 from mmssl.training.config import MaskedRunConfig
+from mmssl.training.distributed import torchrun_ranks
 from mmssl.training.run import RunFolder, choose_device, parse_flags
 
 LEARNING_RATE = {192: 2e-3, 384: 1e-3, 768: 6e-4}
@@ -120,7 +121,7 @@ def pretrain(config: Config) -> Path:
 
 def main(arguments: list[str] | None = None) -> None:
     """Command line."""
-    with one_sentence_errors():
+    with one_sentence_errors(), torchrun_ranks():
         pretrain(parse_flags(Config, arguments))
 
 

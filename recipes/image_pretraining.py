@@ -1,7 +1,7 @@
 """What the recipes of pictures share: flags, loaders, and the way from a model to a finished run."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, TypedDict, TypeVar
@@ -17,9 +17,10 @@ from mmssl.evaluation.image_runs import split_images
 from mmssl.evaluation.reveal import write_reveal
 from mmssl.interchange import adapt_pixel_config, load_initial_pixel_weights, load_pretrained
 from mmssl.nn.transformer import PRESETS
-from mmssl.predictors.base import Predictor
+from mmssl.predictors.base import Batch, Predictor
 from mmssl.predictors.pixels import PixelConfig, PixelPredictor
 from mmssl.training.config import RunConfig
+from mmssl.training.distributed import is_main, place, share_of_batch
 from mmssl.training.loop import Trainer
 from mmssl.training.run import RunFolder, say_start
 
@@ -122,6 +123,10 @@ class Pictures:
     val: ImageLoader
     device: torch.device
 
+    def validation(self) -> Iterator[Batch]:
+        """The same crops each time, of which each rank has a share."""
+        return self.val.frozen(share=place())
+
     @property
     def size(self) -> tuple[int, int]:
         """Height and width of all crops."""
@@ -178,11 +183,14 @@ def open_pictures(
     # where small ones are lost, the size is one that nearly all pictures have
     size = pair(config.image_size, "--image-size") or suggest_size(train_images, 0.5 if enlarge else 0.02, largest)
     least = (pair(config.patch_size, "--patch-size") or default_patch(size)) if enlarge else size
-    reading = {"size": size, "batch_size": config.micro_batch_size, "seed": config.seed, "workers": config.workers,
-               "device": device, "cache": config.cache, "min_size": least, "zoom": zoom}  # fmt: skip
+    reading = {"size": size, "seed": config.seed, "workers": config.workers, "device": device, "cache": config.cache,
+               "min_size": least, "zoom": zoom}  # fmt: skip
     crops = {} if scale is None else {"scale": scale}
-    train = ImageLoader(train_images, flip=config.flip, **crops, **reading)
-    return Pictures(train, ImageLoader(val_images, **reading), device)
+    share, (rank, ranks) = share_of_batch(config.batch_size, config.accumulation), place()
+    train = ImageLoader(
+        train_images, batch_size=share, flip=config.flip, rank=rank, world_size=ranks, **crops, **reading
+    )
+    return Pictures(train, ImageLoader(val_images, batch_size=config.micro_batch_size, **reading), device)
 
 
 def with_rate(config: C, rates: Mapping[int, float], width: int) -> C:
@@ -199,7 +207,8 @@ def start(config: ImageRunConfig, run: RunFolder, predictor: Predictor, pictures
     """Open the run folder, and say what will run; returns the checkpoint to go on from."""
     data = pictures.describe()
     checkpoint = run.start(config, {"predictor": predictor.name, **to_dict(predictor.config)}, data)
-    write_skipped(run.path, pictures.train.source, pictures.val.source)
+    if is_main():
+        write_skipped(run.path, pictures.train.source, pictures.val.source)
     say_start(config, predictor, data, pictures.device, size=getattr(config, "timm_model", "") or config.preset)
     if "order" in data:
         print(f"order      {data['order']}")
@@ -214,7 +223,7 @@ def train(
     crops = centre_crops(shown, range(len(shown)), pictures.size, zoom=pictures.train.law.zoom)
     batch = to_device(crops, pictures.device)
     trainer = Trainer(
-        predictor, config, run, pictures.train, pictures.val.frozen,
+        predictor, config, run, pictures.train, pictures.validation,
         on_validate=lambda step: write_reveal(predictor, batch, run.reveal / f"step-{step:08d}.png", step),
     )  # fmt: skip
     finished = trainer.fit(checkpoint)

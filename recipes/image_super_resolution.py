@@ -32,6 +32,7 @@ from image_pretraining import (
 
 from mmssl.errors import one_sentence_errors
 from mmssl.predictors.super_resolution import SuperResolution, SuperResolutionConfig
+from mmssl.training.distributed import torchrun_ranks
 from mmssl.training.run import RunFolder, choose_device, parse_flags
 
 LARGEST = 96
@@ -80,7 +81,7 @@ def pretrain(config: Config) -> Path:
 
 def main(arguments: list[str] | None = None) -> None:
     """Command line."""
-    with one_sentence_errors():
+    with one_sentence_errors(), torchrun_ranks():
         pretrain(parse_flags(Config, arguments))
 
 

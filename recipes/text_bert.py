@@ -31,6 +31,7 @@ from mmssl.data.text import (
     TextLoader,
     TextSource,
     TextTokenizer,
+    TokenCache,
     load_tokenizer,
     open_cache,
     open_texts,
@@ -42,6 +43,7 @@ from mmssl.interchange.bert import adapt_text_config, initial_tokenizer, load_in
 from mmssl.predictors.base import Batch
 from mmssl.predictors.masked_language_model import PRESETS, MaskedLanguageModel, MaskedLanguageModelConfig
 from mmssl.training.config import MaskedRunConfig
+from mmssl.training.distributed import is_main, one_after_another, place, share_of_batch, torchrun_ranks
 from mmssl.training.loop import Trainer
 from mmssl.training.run import RunFolder, choose_device, parse_flags, say_start
 
@@ -163,18 +165,23 @@ def pretrain(config: Config) -> Path:
         open_texts(where, split=split, documents=config.documents, text_column=config.text_column)
         for split in ("train", "val")
     )
-    tokenizer = choose_tokenizer(config, run, train_texts)
-    budget = config.micro_batch_size * config.max_length
-    loader, val_loader = (
-        TextLoader(
-            open_cache(texts, tokenizer),
+    with one_after_another():  # a tokenizer that is trained comes out the same, and finds its tokens in the cache
+        tokenizer = choose_tokenizer(config, run, train_texts)
+        caches = [open_cache(texts, tokenizer) for texts in (train_texts, val_texts)]
+    share, (rank, ranks) = share_of_batch(config.batch_size, config.accumulation), place()
+
+    def load(cache: TokenCache, rows: int, rank: int = 0, ranks: int = 1) -> TextLoader:
+        return TextLoader(
+            cache,
             max_length=config.max_length,
-            batch_tokens=budget,
+            batch_tokens=rows * config.max_length,
             seed=config.seed,
             device=device,
+            rank=rank,
+            world_size=ranks,
         )
-        for texts in (train_texts, val_texts)
-    )
+
+    loader, val_loader = load(caches[0], share, rank, ranks), load(caches[1], config.micro_batch_size)
 
     # predictor
     torch.manual_seed(config.seed)
@@ -193,8 +200,9 @@ def pretrain(config: Config) -> Path:
     predictor.observe(torch.from_numpy(loader.unigram()), (left, right, times))
     data = {"fingerprint": loader.fingerprint(), "train": len(loader), "val": len(val_loader), "tokens": loader.tokens}
     checkpoint = run.start(config, {"predictor": predictor.name, **to_dict(predictor.config)}, data)
-    write_skipped(run.path, train_texts, val_texts)
-    tokenizer.save(run.model)
+    if is_main():
+        write_skipped(run.path, train_texts, val_texts)
+        tokenizer.save(run.model)
     for note in train_texts.notes:
         print(f"note       {note}")
     rows = loader.tokens / config.max_length
@@ -210,7 +218,7 @@ def pretrain(config: Config) -> Path:
         write_texts(reveal_documents(predictor, tokenizer, shown), caption, run.reveal / f"step-{step:08d}.txt")
 
     def validation() -> Iterator[Batch]:
-        return val_loader.frozen(most_tokens=config.validation_tokens)
+        return val_loader.frozen(most_tokens=config.validation_tokens, share=place())
 
     trainer = Trainer(predictor, config, run, loader, validation, on_validate=reveal)
     finished = trainer.fit(checkpoint)
@@ -227,7 +235,7 @@ def pretrain(config: Config) -> Path:
 
 def main(arguments: list[str] | None = None) -> None:
     """Command line."""
-    with one_sentence_errors():
+    with one_sentence_errors(), torchrun_ranks():
         pretrain(parse_flags(Config, arguments))
 
 

@@ -1,5 +1,6 @@
 """Batches from worker processes to the training device."""
 
+import os
 import signal
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -69,8 +70,11 @@ def send(batch: Batch, device: torch.device, pin: bool) -> Batch:
 
 
 def _leave_interrupts(_worker: int) -> None:
-    """A terminal sends Ctrl-C to every process; it is the trainer's to handle, and it needs its workers for that."""
+    """A terminal sends Ctrl-C to every process, and torchrun what it ends them with; both are the trainer's to handle,
+    and it needs its workers for that."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if "TORCHELASTIC_RUN_ID" in os.environ:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 
 def _as_is(batch: Any) -> Any:

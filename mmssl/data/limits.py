@@ -47,8 +47,9 @@ class Limits:
 
 
 def default_memory_limit() -> int:
-    """A quarter of the machine's memory, at most 4 GiB."""
-    return min(4 * 2**30, os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 4)
+    """A quarter of the machine's memory, shared by the processes that torchrun started there, at most 4 GiB."""
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return min(4 * 2**30, memory // 4 // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
 
 
 def regular_size(path: str | Path) -> int:

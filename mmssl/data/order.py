@@ -80,6 +80,11 @@ class Order:
         return epoch * self.length / (self.batch_size * self.world_size)
 
 
+EVERYTHING = (0, 1)
+"""The share ``(rank, ranks)`` of a process that reads all there is. Rank r of n reads batches r, r + n, r + 2n ... of a
+row that does not depend on n."""
+
+
 @runtime_checkable
 class Steps(Protocol):
     """Anything that says which samples a step reads: an :class:`Order`, or batches of similar lengths."""

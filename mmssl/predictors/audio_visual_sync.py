@@ -24,6 +24,7 @@ from mmssl.masking import NoiseKey
 from mmssl.nn.clip_clock import ClipConfig
 from mmssl.nn.clip_windows import AudioWindows, VisualWindows, WindowsConfig
 from mmssl.nn.mel import MelFrontEnd
+from mmssl.nn.over_ranks import gather_over_ranks
 from mmssl.perturbations.clips import centre, vary_bins, vary_pictures
 from mmssl.predictors.audio_visual import AudioVisualPredictor, loudness, moving, sounding, standardise
 from mmssl.predictors.base import Batch, View
@@ -59,7 +60,8 @@ class AudioVisualSyncConfig:
     objective: Literal["contrastive", "correspondence"] = "contrastive"
     """Which of many is the right one, or whether one is right."""
     negatives: Literal["shifts", "clips", "both"] = "shifts"
-    """Wrong answers: other moments of the clip, the same moment of other clips in the batch, or both."""
+    """Wrong answers: other moments of the clip, the same moment of other clips in the batch (in training the
+    micro-batch of all ranks), or both."""
     curriculum_steps: int = 0
     """Training batches over which negatives become harder: other clips (where there are any), far, near shifts."""
     margin: int = 4
@@ -210,7 +212,7 @@ class AudioVisualSync(AudioVisualPredictor):
         """Scaled cosines of each window with its candidates, asked by pictures and asked by sounds.
 
         Candidates are all windows of the clip and, where other clips are wanted, the windows of the same moment of all
-        clips of the batch behind them.
+        clips of the batch, in training of all ranks, behind them.
         """
         visual, audio, *off_grid = latent
         asked = self._candidates(visual, audio)
@@ -223,6 +225,7 @@ class AudioVisualSync(AudioVisualPredictor):
         shifts = self.similarity(asking, asked)
         if self.config.negatives == "shifts":
             return shifts
+        asked = gather_over_ranks(asked) if self.training else asked
         across = self.similarity(asking.transpose(0, 1), asked.transpose(0, 1)).transpose(0, 1)
         return torch.cat([shifts, across], -1)
 
@@ -236,7 +239,7 @@ class AudioVisualSync(AudioVisualPredictor):
             allowed = allowed & (lag == 0)
         if config.negatives == "shifts":
             return allowed | (lag == 0)
-        others = clip_candidates(view["clip"])
+        others = clip_candidates(view["clip"], gather_over_ranks(view["clip"]) if self.training else view["clip"])
         # a batch of one file has no other clips to begin with
         allowed = allowed & (shifts | ~others.any(1)[:, None, None]) | (lag == 0)
         return torch.cat([allowed, others[:, None].expand(-1, windows, -1)], -1)

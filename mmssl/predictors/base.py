@@ -109,10 +109,14 @@ class Predictor(nn.Module, ABC):
         """Where the parameters are."""
         return next(self.parameters()).device
 
-    def save(self, folder: Path) -> None:
-        """Write ``model.safetensors`` and ``config.json``, enough to load without a trainer and without pickle."""
+    def save(self, folder: Path, weights: Mapping[str, Tensor] | None = None) -> None:
+        """Write ``model.safetensors`` and ``config.json``, enough to load without a trainer and without pickle.
+
+        ``weights``: those to write, where this process does not hold all of its own.
+        """
         folder.mkdir(parents=True, exist_ok=True)
-        write_safetensors(folder / "model.safetensors", self.state_dict(), {"predictor": self.name})
+        weights = self.state_dict() if weights is None else weights
+        write_safetensors(folder / "model.safetensors", weights, {"predictor": self.name})
         config = {"predictor": self.name, **asdict(self.config)}
         (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
 

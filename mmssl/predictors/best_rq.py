@@ -17,6 +17,7 @@ from mmssl.errors import UserError
 from mmssl.nn import AudioEncoderConfig, Frames, MelConfig, TransformerConfig, transformer
 from mmssl.nn.audio_encoder import AudioEncoder
 from mmssl.nn.mel import MelFrontEnd
+from mmssl.nn.over_ranks import sum_over_ranks
 from mmssl.nn.quantizer import perplexity, usage
 from mmssl.predictors.audio import AudioPredictor, Hidden, check_cepstra, check_spans, check_variation
 from mmssl.predictors.base import Batch, View
@@ -202,7 +203,10 @@ class BestRQ(AudioPredictor):
         book = torch.arange(target.shape[1], device=target.device)
         known = self.marginal[book, target]
         count = hidden.counts.sum().float()
-        shares = usage(target, self.config.codebook_size, hidden.counted.float())
+        chosen, everywhere = usage(target, self.config.codebook_size, hidden.counted.float()) * count, count
+        if self.training:
+            chosen, everywhere = sum_over_ranks(chosen), sum_over_ranks(count)
+        shares = chosen / everywhere.clamp_min(1)
         sums = {
             "loss": hidden.sum(loss.view(target.shape).mean(-1)),
             "reference": hidden.sum(-known.mean(-1)),

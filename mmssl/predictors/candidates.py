@@ -21,9 +21,9 @@ def shift_candidates(
     return (lag == 0) | (lag.abs() >= nearest)
 
 
-def clip_candidates(clip: Int[Tensor, " batch"]) -> Bool[Tensor, "batch batch"]:
-    """True for clips of another file."""
-    return clip[:, None] != clip
+def clip_candidates(clip: Int[Tensor, " batch"], others: Int[Tensor, " other"]) -> Bool[Tensor, "batch other"]:
+    """True for those of the ``others`` that are clips of another file."""
+    return clip[:, None] != others
 
 
 def curriculum(updates: Float[Tensor, ""], steps: int, windows: int) -> tuple[Float[Tensor, ""], Bool[Tensor, ""]]:

@@ -16,6 +16,7 @@ from mmssl.masking import NoiseKey, draw_negatives
 from mmssl.nn import AudioEncoderConfig, MelConfig, QuantizerConfig, TransformerConfig, WaveformConfig, transformer
 from mmssl.nn.audio_encoder import AudioEncoder
 from mmssl.nn.mel import MelFrontEnd
+from mmssl.nn.over_ranks import sum_over_ranks
 from mmssl.nn.quantizer import GumbelQuantizer, Quantized, gumbel, perplexity, usage
 from mmssl.predictors.audio import AudioPredictor, Hidden, check_cepstra, check_spans, check_variation
 from mmssl.predictors.base import Batch, View
@@ -136,8 +137,8 @@ class Wav2Vec2(AudioPredictor):
     """The contrastive predictor.
 
     In training ``loss`` is the contrastive loss with the two weighted terms beside it, in evaluation the contrastive
-    loss alone, which compares across runs. The diversity of codes is that of the batch, so batches do not add up to
-    their recordings in that term; they do in all others.
+    loss alone, which compares across runs. The diversity of codes is that of the micro-batch, in training of all
+    ranks together, so micro-batches do not add up to their recordings in that term; they do in all others.
     """
 
     name = "wav2vec2"
@@ -279,8 +280,12 @@ class Wav2Vec2(AudioPredictor):
         """Diversity of the codes (equation 4) and mean square of the features, and in training the sum of all."""
         config, hidden, quantized = self.config, view["hidden"], view["quantized"]
         counted = hidden.counted.float()
-        shares = torch.einsum("f,fgv->gv", counted, quantized.soft) / count.clamp_min(1)
-        soft, size = perplexity(shares), config.quantizer.groups * config.quantizer.entries
+        chosen = usage(quantized.entry, config.quantizer.entries, counted) * count
+        softly, everywhere = torch.einsum("f,fgv->gv", counted, quantized.soft), count
+        if self.training:
+            chosen, softly, everywhere = sum_over_ranks(chosen), sum_over_ranks(softly), sum_over_ranks(count)
+        everywhere = everywhere.clamp_min(1)
+        soft, size = perplexity(softly / everywhere), config.quantizer.groups * config.quantizer.entries
         diversity = (size - soft) / size
         frames = view["frames"]
         squares = frames.sums(view["features"].float().square().mean(-1)) / frames.lengths.clamp_min(1)
@@ -292,7 +297,7 @@ class Wav2Vec2(AudioPredictor):
                 loss = loss + config.feature_penalty_weight * penalty
         return {
             "loss": loss,
-            "code_perplexity": perplexity(usage(quantized.entry, config.quantizer.entries, counted)) * count,
+            "code_perplexity": perplexity(chosen / everywhere) * count,
             "code_perplexity_soft": soft.detach() * count,
             "diversity_loss": diversity.detach() * count,
             "feature_penalty": penalty.detach(),

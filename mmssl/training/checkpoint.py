@@ -1,14 +1,16 @@
 """Checkpoints: complete or absent, never half; safetensors and JSON, no pickle.
 
 A checkpoint is written beside its final place and renamed when it is complete and on disk, so a kill or a full disk
-at any moment leaves the checkpoints before it as they were. Its ``state.json`` carries the digest of each file.
+at any moment leaves the checkpoints before it as they were. Its ``state.json`` carries the digest of each file. Several
+processes with a part of the model each write theirs as :mod:`mmssl.training.shards` says.
 """
 
 import hashlib
 import json
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -43,10 +45,26 @@ def replace_file(file: Path, text: str) -> None:
     os.replace(staged, file)
 
 
-def _optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """State by name of parameter and of what is kept of it, as in ``encoder.norm.weight/exp_avg``."""
     names = [name for group in optimizer.param_groups for name in group["names"]]
     state = optimizer.state_dict()["state"]
-    return {f"{names[i]}/{key}": value.detach().cpu() for i, entry in state.items() for key, value in entry.items()}
+    return {f"{names[i]}/{key}": value.detach() for i, entry in state.items() for key, value in entry.items()}
+
+
+def write_state(staged: Path, step: int, extra: dict[str, Any]) -> None:
+    """Write ``state.json`` with the digests of all tensors' files that lie there, the last file of a checkpoint."""
+    digests = {file.name: _digest(file) for file in sorted(staged.glob("*.safetensors"))}
+    replace_file(staged / "state.json", json.dumps({"step": step, "sha256": digests, **extra}))
+
+
+def read_parts(path: Path) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Tensors of the model and of the optimizer, whole, however they were written."""
+    if (path / "model.safetensors").is_file():
+        return read_safetensors(path / "model.safetensors"), read_safetensors(path / "optimizer.safetensors")
+    from mmssl.training.shards import read_shards
+
+    return read_shards(path)
 
 
 def _load_optimizer(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> None:
@@ -64,11 +82,20 @@ def _load_optimizer(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tens
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
 
 
-def _random_state() -> dict[str, Tensor]:
+def random_state() -> dict[str, Tensor]:
+    """Of torch's generators. Several processes have none to keep: see :func:`mmssl.training.distributed.seed_step`."""
     state = {"cpu": torch.get_rng_state()}
     if torch.cuda.is_available():
         state["cuda"] = torch.cuda.get_rng_state()
     return state
+
+
+def restore_random(path: Path) -> None:
+    """Set torch's generators as they were when the checkpoint was written."""
+    random = read_safetensors(path / "random.safetensors")
+    torch.set_rng_state(random["cpu"])
+    if "cuda" in random and torch.cuda.is_available():
+        torch.cuda.set_rng_state(random["cuda"])
 
 
 class Checkpoints:
@@ -92,21 +119,23 @@ class Checkpoints:
         ``extra`` is stored as JSON and returned by :meth:`load`. On failure (disk full) the staged files are removed,
         checkpoints before stay as they were, and the OSError goes on to the caller.
         """
+        with self.staging(step) as staged:
+            parts = {"model": model.state_dict(), "optimizer": optimizer_tensors(optimizer), "random": random_state()}
+            for name, tensors in parts.items():
+                write_safetensors(staged / f"{name}.safetensors", tensors)
+            write_state(staged, step, extra)
+        return self.path(step)
+
+    @contextmanager
+    def staging(self, step: int) -> Iterator[Path]:
+        """A folder to fill, which becomes the checkpoint of ``step`` when the block ends, as :meth:`save` says."""
         final = self.path(step)
         staged = self.folder / f".{final.name}.{os.getpid()}"
         for left_by_a_kill in self.folder.glob(".step-*"):
             shutil.rmtree(left_by_a_kill, ignore_errors=True)
         try:
             staged.mkdir(parents=True)
-            parts = {
-                "model": model.state_dict(), "optimizer": _optimizer_tensors(optimizer), "random": _random_state()
-            }  # fmt: skip
-            digests = {}
-            for name, tensors in parts.items():
-                file = staged / f"{name}.safetensors"
-                write_safetensors(file, tensors)
-                digests[file.name] = _digest(file)
-            replace_file(staged / "state.json", json.dumps({"step": step, "sha256": digests, **extra}))
+            yield staged
             shutil.rmtree(final, ignore_errors=True)
             os.replace(staged, final)
         except BaseException:
@@ -116,7 +145,6 @@ class Checkpoints:
         replace_file(self.folder / LATEST, final.name + "\n")
         for old in self.steps()[: -self.keep]:
             shutil.rmtree(self.path(old), ignore_errors=True)
-        return final
 
     def latest(self) -> Path | None:
         """Folder of the newest checkpoint, or None."""
@@ -131,21 +159,23 @@ class Checkpoints:
 
         Raises UserError naming the file that is cut, damaged or missing, and what can be resumed from instead.
         """
+        state = self.check(path)
+        weights, moments = read_parts(path)
+        try:
+            model.load_state_dict(weights)
+            _load_optimizer(optimizer, moments)
+        except (RuntimeError, KeyError) as error:
+            reason = str(error).splitlines()[-1].strip()
+            raise UserError(f"{path} belongs to another model or task ({reason}): choose another --out") from None
+        restore_random(path)
+        return state
+
+    def check(self, path: Path) -> dict[str, Any]:
+        """What ``state.json`` says. Raises UserError naming a file that is not as it was written."""
         state = self._read_state(path)
         for name, digest in state["sha256"].items():
             if not (path / name).is_file() or _digest(path / name) != digest:
                 raise self._damaged(path / name)
-        weights = read_safetensors(path / "model.safetensors")
-        try:
-            model.load_state_dict(weights)
-            _load_optimizer(optimizer, read_safetensors(path / "optimizer.safetensors"))
-        except (RuntimeError, KeyError) as error:
-            reason = str(error).splitlines()[-1].strip()
-            raise UserError(f"{path} belongs to another model or task ({reason}): choose another --out") from None
-        random = read_safetensors(path / "random.safetensors")
-        torch.set_rng_state(random["cpu"])
-        if "cuda" in random and torch.cuda.is_available():
-            torch.cuda.set_rng_state(random["cuda"])
         return state
 
     def _read_state(self, path: Path) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from mmssl.errors import UserError
 
 SPEED_ONLY = frozenset(
     {"out", "resume", "workers", "device", "compile", "log_every", "validate_every", "checkpoint_every",
-     "checkpoint_minutes", "keep_checkpoints", "cache", "stop_when_unhealthy"}
+     "checkpoint_minutes", "keep_checkpoints", "cache", "stop_when_unhealthy", "parallel"}
 )  # fmt: skip
 """Settings that may differ between a run and its resumption: they change how it runs or what it writes, not what is
 learned. Everything else is part of the objective."""
@@ -27,7 +27,7 @@ class RunConfig:
     steps: int = 2000
     """Optimizer steps."""
     batch_size: int = 128
-    """Samples an optimizer step, over all micro-batches."""
+    """Samples an optimizer step, over all micro-batches and processes."""
     learning_rate: float | None = None
     """Peak learning rate, as it is used (no hidden scaling)."""
     seed: int = 0
@@ -52,6 +52,9 @@ class RunConfig:
     """Micro-batches an optimizer step: less memory, same result."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """auto is bf16 on CUDA and fp32 elsewhere."""
+    parallel: Literal["ddp", "fsdp"] = "ddp"
+    """How processes started by torchrun share the work: ddp holds the whole model in each, fsdp cuts weights, gradients
+    and optimizer state among them."""
     compile: bool = False
     """torch.compile the predictor: worth its start-up on long GPU runs of base size and above."""
     log_every: int = 50
@@ -88,7 +91,7 @@ class RunConfig:
 
     @property
     def micro_batch_size(self) -> int:
-        """Samples that go through the network at once."""
+        """Samples that go through the network at once, in all processes together."""
         return self.batch_size // self.accumulation
 
     @property

@@ -13,12 +13,15 @@ from torch import Tensor
 from mmssl.errors import UserError
 from mmssl.predictors.base import Batch, Predictor, outcome_of, sums_of
 from mmssl.training.config import RunConfig
+from mmssl.training.distributed import Wishes, barrier, gather_texts, is_main, seed_step, total, total_by_name
 from mmssl.training.finding import Finding
 from mmssl.training.health import Watch
 from mmssl.training.journal import Journal, read_journal
 from mmssl.training.optimizer import learning_rate_at, make_optimizer
+from mmssl.training.parallel import local_part, spread
 from mmssl.training.progress import Display
 from mmssl.training.run import RunFolder
+from mmssl.training.shards import load_checkpoint, save_checkpoint, whole_weights
 
 
 @runtime_checkable
@@ -44,25 +47,26 @@ def add_sums(total: Sums, more: Sums) -> Sums:
 
 @torch.no_grad()
 def validate(predictor: Predictor, batches: Iterable[Batch], autocast: Callable[[], Any]) -> dict[str, float]:
-    """Mean loss and skills over all of ``batches``, exact whatever the batch size, as ``val_...``."""
+    """Mean loss and skills over all ``batches`` of all ranks, exact whatever the batch size, as ``val_...``."""
     training = predictor.training
     predictor.eval()
-    total: Sums = {}
+    sums: Sums = {}
     for batch in batches:
         with autocast():
-            total = add_sums(total, sums_of(predictor(batch)))
+            sums = add_sums(sums, sums_of(predictor(batch)))
     predictor.train(training)
-    if not total:
+    everywhere = total_by_name(sums)
+    if not everywhere:
         raise UserError("there is no validation sample: give more data, or a val split")
-    return {f"val_{name}": value.item() for name, value in outcome_of(total).items() if name != "count"}
+    return {f"val_{name}": value.item() for name, value in outcome_of(everywhere).items() if name != "count"}
 
 
 class Trainer:
     """Trains a predictor on a loader's batches and writes a run folder.
 
-    The gradient of an optimizer step is that of the sum of losses over all hidden positions of all micro-batches,
-    divided by their number: accumulation gives the same step as one large batch. Nothing in a step waits for the
-    device; numbers are fetched at log steps.
+    The gradient of an optimizer step is that of the sum of losses over all hidden positions of all micro-batches of all
+    ranks, divided by their number: accumulation and ranks give the same step as one large batch. Nothing in a step
+    waits for the device; numbers are fetched at log steps. Ranks validate a share each, and rank 0 alone writes.
     """
 
     def __init__(
@@ -75,7 +79,7 @@ class Trainer:
         on_validate: Callable[[int], object] | None = None,
         step_samples: float | None = None,
     ) -> None:
-        """``validation()`` gives the frozen validation batches anew; ``on_validate(step)`` draws pictures, say.
+        """``validation()`` gives this rank's frozen validation batches anew; ``on_validate(step)`` draws pictures, say.
 
         ``step_samples`` are those of a step on average, where ``config.batch_size`` is only their bound.
         """
@@ -85,14 +89,16 @@ class Trainer:
         assert config.learning_rate is not None, "recipes resolve the learning rate before training"
         self.peak = config.learning_rate
         self.step_samples = config.batch_size if step_samples is None else step_samples
+        self.parallel = spread(predictor, config)
+        self.model = self.parallel.model
         self.optimizer = make_optimizer(predictor, config.weight_decay, config.betas)
-        self.model = torch.compile(predictor) if config.compile else predictor
         bf16 = config.precision == "bf16" or (config.precision == "auto" and self.device.type == "cuda")
         self.autocast = (lambda: torch.autocast(self.device.type, torch.bfloat16)) if bf16 else nullcontext
         self.step = 0
         self.window: Sums = {}
         self.first_bad = torch.full((), -1, device=self.device)
         self.interrupted = False
+        self.wishes = Wishes(2)
         self.hopeless: Finding | None = None
         self.trained_seconds = 0.0
 
@@ -106,53 +112,60 @@ class Trainer:
             self._restore(resume_from)
         self.predictor.seed = self.config.seed
         self.predictor.train()
-        journal = Journal(self.run.journal_file, self.step)
-        self.watch = Watch(read_journal(self.run.journal_file))
+        journal = Journal(self.run.journal_file, self.step) if is_main() else None
+        self.watch = Watch(read_journal(self.run.journal_file) if is_main() else ())
         saved_at = time.monotonic()
         stream = self.data.batches(self.step * self.config.accumulation)
         display = Display(self.config.steps, self.step)
         try:
             with _catch_signals(self), display:
-                clock = _Clock(self.step)
-                while self.step < self.config.steps and not self.interrupted:
+                clock, stops = _Clock(self.step), False
+                while self.step < self.config.steps and not stops:
                     self._optimizer_step(stream, clock)
                     display.advance(self.step)
                     last = self.step == self.config.steps
                     validates = last or self.step % self.config.validate_every == 0
                     if validates or self.step % self.config.log_every == 0:
                         self._log(journal, display, clock, validates)
-                    due = time.monotonic() - saved_at > 60 * self.config.checkpoint_minutes
-                    if last or due or self.interrupted or self.step % self.config.checkpoint_every == 0:
+                    late = is_main() and time.monotonic() - saved_at > 60 * self.config.checkpoint_minutes
+                    stops, due = self.wishes.ask(self.interrupted, late)
+                    if last or due or stops or self.step % self.config.checkpoint_every == 0:
                         with clock.stopped():
                             self.save()
+                        self.wishes.settle()
                         saved_at = time.monotonic()
+                self.parallel.finish()
         except UserError:
-            if int(self.first_bad) >= 0:
+            if journal is not None and int(self.first_bad) >= 0:
                 journal.write({"step": int(self.first_bad) + 1, "loss": None})
             raise
         finally:
-            journal.close()
+            if journal is not None:
+                journal.close()
         if self.hopeless and self.step < self.config.steps:
             raise UserError(f"saved and stopped after step {self.step}, as --stop-when-unhealthy asks. {self.hopeless}")
         return self.step == self.config.steps
 
     def _optimizer_step(self, stream: Iterator[Batch], clock: "_Clock") -> None:
         config = self.config
-        count = torch.zeros((), device=self.device)
-        for _ in range(config.accumulation):
+        seed_step(config.seed, self.step)
+        count = loss = torch.zeros((), device=self.device)
+        for micro in range(config.accumulation):
             with clock.waiting():
                 batch = next(stream)
-            with self.autocast():
-                outcome = self.model(batch)
-            (outcome["loss"] * outcome["count"]).backward()
+            with self.parallel.micro_batch(last=micro == config.accumulation - 1):
+                with self.autocast():
+                    outcome = self.model(batch)
+                (outcome["loss"] * outcome["count"]).backward()
             sums = sums_of(outcome)
-            count = count + sums["count"]
+            count, loss = count + sums["count"], loss + sums["loss"]
             self.window = add_sums(self.window, sums)
-        norm = self._scale_gradients(count)
+        everywhere, loss = total(torch.stack([count, loss])).unbind()
+        norm = self._scale_gradients(everywhere)
         rate = learning_rate_at(self.step, self.peak, config.warmup, config.steps)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
-        bad = ~torch.isfinite(norm + self.window["loss"])
+        bad = ~torch.isfinite(norm + loss)
         self.first_bad = torch.where((self.first_bad < 0) & bad, self.step, self.first_bad)
         self.window = add_sums(self.window, {"gradient_norm": norm * count})
         if self.device.type == "cpu":
@@ -163,8 +176,8 @@ class Trainer:
 
     def _scale_gradients(self, count: Tensor) -> Tensor:
         """Sum of gradients -> mean over hidden positions, clipped; returns the norm before clipping."""
-        gradients = [p.grad for p in self.predictor.parameters() if p.grad is not None]
-        norm = torch.nn.utils.get_total_norm(gradients) / count
+        gradients = [local_part(p.grad) for p in self.predictor.parameters() if p.grad is not None]
+        norm = self.parallel.norm(gradients) / count
         factor = 1 / count
         if self.config.clip:
             factor = factor * (self.config.clip / (norm + 1e-6)).clamp(max=1.0)
@@ -177,6 +190,7 @@ class Trainer:
             return
         start = step * self.config.accumulation
         names = [name for micro in range(start, start + self.config.accumulation) for name in self.data.names(micro)]
+        names = "\n".join(gather_texts("\n".join(names))).split("\n")
         shown = ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
         good = self.run.checkpoints.latest()
         raise UserError(
@@ -184,9 +198,10 @@ class Trainer:
             f"last good checkpoint: {good or 'none yet'}. Try half the --learning-rate, or look at these files"
         )
 
-    def _log(self, journal: Journal, display: Display, clock: "_Clock", validates: bool) -> None:
+    def _log(self, journal: Journal | None, display: Display, clock: "_Clock", validates: bool) -> None:
         self._stop_if_not_finite()
-        means = {name: value.item() for name, value in outcome_of(self.window).items() if name != "count"}
+        window = total_by_name(self.window)
+        means = {name: value.item() for name, value in outcome_of(window).items() if name != "count"}
         steps, seconds, waited = clock.read(self.step)  # after fetching, so that a GPU has really done the work
         self.trained_seconds += seconds
         entry: dict[str, Any] = {
@@ -200,10 +215,14 @@ class Trainer:
         self.window = {}
         if validates:
             began = time.perf_counter()
-            entry |= validate(self.predictor, self.validation(), self.autocast)
-            if self.on_validate:
-                self.on_validate(self.step)
+            with self.parallel.whole():
+                entry |= validate(self.predictor, self.validation(), self.autocast)
+                if self.on_validate and is_main():
+                    self.on_validate(self.step)
             entry["validation_seconds"] = round(time.perf_counter() - began, 3)
+        if journal is None:
+            clock.restart(self.step)
+            return
         findings = self.watch.look(entry)
         if findings:
             entry["findings"] = [finding.name for finding in findings]
@@ -218,16 +237,21 @@ class Trainer:
     def save(self) -> None:
         """Write a checkpoint and the model as it is now. Never of weights that a non-finite loss has touched."""
         self._stop_if_not_finite()
-        window = {name: value.item() for name, value in self.window.items()}
+        window = {name: value.item() for name, value in total_by_name(self.window).items()}
         extra = {"window": window, "trained_seconds": self.trained_seconds}
-        self.run.checkpoints.save(self.step, self.predictor, self.optimizer, extra)
-        self.predictor.save(self.run.model)
+        save_checkpoint(self.run.checkpoints, self.step, self.predictor, self.optimizer, extra)
+        weights = whole_weights(self.predictor)
+        if is_main():
+            self.predictor.save(self.run.model, weights)
+        barrier()
 
     def _restore(self, path: Any) -> None:
-        state = self.run.checkpoints.load(path, self.predictor, self.optimizer)
+        state = load_checkpoint(self.run.checkpoints, path, self.predictor, self.optimizer)
         self.step = state["step"]
         self.trained_seconds = state["trained_seconds"]
-        self.window = {name: torch.tensor(value, device=self.device) for name, value in state["window"].items()}
+        # sums over all ranks, which count once
+        window = state["window"] if is_main() else dict.fromkeys(state["window"], 0.0)
+        self.window = {name: torch.tensor(value, device=self.device) for name, value in window.items()}
 
 
 class _Clock:

@@ -4,6 +4,7 @@ import math
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
 NO_DECAY = ("bias", "norm", "token", "position", "pos_embed", "scale")
 """Parts of parameter names that are never decayed: a rule by dimension alone would decay 3-D tokens."""
@@ -16,14 +17,16 @@ def is_decayed(name: str, parameter: Tensor) -> bool:
 
 
 def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict]:
-    """Two groups for AdamW, with and without decay, each with the names of its parameters."""
-    groups: dict[bool, dict] = {
-        decayed: {"params": [], "names": [], "weight_decay": weight_decay if decayed else 0.0}
+    """Groups for AdamW, with and without decay, each with the names of its parameters. Those that are cut among
+    processes have groups of their own: the fused kernel takes one kind at a time."""
+    groups: dict[tuple[bool, bool], dict] = {
+        (decayed, cut): {"params": [], "names": [], "weight_decay": weight_decay if decayed else 0.0}
         for decayed in (True, False)
+        for cut in (True, False)
     }
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
-            group = groups[is_decayed(name, parameter)]
+            group = groups[is_decayed(name, parameter), isinstance(parameter, DTensor)]
             group["params"].append(parameter)
             group["names"].append(name)
     return [group for group in groups.values() if group["params"]]

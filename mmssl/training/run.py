@@ -17,6 +17,16 @@ from mmssl.errors import UserError
 from mmssl.predictors.base import Predictor
 from mmssl.training.checkpoint import Checkpoints, replace_file
 from mmssl.training.config import SPEED_ONLY, RunConfig
+from mmssl.training.distributed import (
+    barrier,
+    begun_before,
+    is_main,
+    launch_id,
+    main_first,
+    rank_count,
+    rank_device,
+    same_everywhere,
+)
 
 C = TypeVar("C", bound=RunConfig)
 P = TypeVar("P")
@@ -25,6 +35,8 @@ P = TypeVar("P")
 def parse_flags(config_class: type[C], arguments: Sequence[str] | None = None) -> C:
     """Command line to config. With ``--resume``, flags not given are those of the run in ``--out``.
 
+    Processes that torchrun starts again, after they had begun a run, resume it without being told.
+
     Raises UserError where that run was made by a recipe with other flags.
     """
     import tyro
@@ -32,6 +44,8 @@ def parse_flags(config_class: type[C], arguments: Sequence[str] | None = None) -
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     default: Any = tyro.MISSING_NONPROP
     out = _value_of("--out", arguments)
+    if out and begun_before(Path(out) / "config.json") and "--resume" not in arguments:
+        arguments.append("--resume")
     if "--resume" in arguments and out and (Path(out) / "config.json").is_file():
         saved = read_json(Path(out) / "config.json")
         try:
@@ -42,7 +56,8 @@ def parse_flags(config_class: type[C], arguments: Sequence[str] | None = None) -
                 f"{out} holds a run of another recipe, with a {name} ({error}): resume it with that recipe, or correct "
                 "--out"
             ) from None
-    config = tyro.cli(config_class, args=arguments, default=default, description=config_class.__doc__)
+    with main_first():
+        config = tyro.cli(config_class, args=arguments, default=default, description=config_class.__doc__)
     return dataclasses.replace(config, out=Path(config.out))
 
 
@@ -107,11 +122,13 @@ class RunFolder:
         return newest
 
     def start(self, config: RunConfig, predictor: dict[str, Any], data: dict[str, Any]) -> Path | None:
-        """Open the folder for a new run, or for resuming; returns the checkpoint to resume from.
+        """Open the folder for a new run, or for resuming; returns the checkpoint to resume from. Of several processes
+        the first writes, and returns with the others.
 
-        Raises UserError for what :meth:`check` refuses, where the folder cannot be made, or where what is learned
-        would differ from the run that is there: the differences are listed.
+        Raises UserError for what :meth:`check` refuses, where the folder cannot be made, where processes found
+        different data, or where what is learned would differ from the run that is there: the differences are listed.
         """
+        same_everywhere("data set", json.dumps(_plain(data)))
         newest = self.check(config.resume)
         described = {"config": _plain(to_dict(config)), "predictor": _plain(predictor), "data": _plain(data)}
         if newest is not None:
@@ -122,12 +139,16 @@ class RunFolder:
                     + "\n  ".join(differences)
                     + "\ngive the same settings, or choose another --out"
                 )
-        try:
-            self.path.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise UserError(f"--out {self.path} cannot be made ({error.strerror}): choose another folder") from None
-        described |= {"command": shlex.join(sys.argv), "versions": _versions(), "git": _git_state()}
-        replace_file(self.config_file, json.dumps(described, indent=2) + "\n")
+        if is_main():
+            try:
+                self.path.mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                raise UserError(f"--out {self.path} cannot be made ({error.strerror}): choose another folder") from None
+            described |= {"command": shlex.join(sys.argv), "versions": _versions(), "git": _git_state()}
+            if launch_id():
+                described |= {"launch": launch_id()}
+            replace_file(self.config_file, json.dumps(described, indent=2) + "\n")
+        barrier()
         return newest
 
 
@@ -177,7 +198,11 @@ def _git_state() -> dict[str, Any] | None:
 
 
 def choose_device(name: str) -> torch.device:
-    """``auto`` is CUDA where there is one, else CPU. Raises UserError for a device that is not there."""
+    """``auto`` is CUDA where there is one, else CPU; of several processes each has a GPU of its own.
+
+    Raises UserError for a device that is not there.
+    """
+    name = rank_device(name)
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
@@ -208,12 +233,14 @@ def say_start(
     where = torch.cuda.get_device_name(device) if device.type == "cuda" else str(device)
     if device.type == "cpu":
         where = f"CPU with {torch.get_num_threads()} threads"
+    if rank_count() > 1:
+        where = f"{rank_count()} x {where} ({config.parallel})"
     epochs = config.steps * config.batch_size / max(1, epoch or data["train"])
     print(f"data       {data['train']:,} for training, {data['val']:,} for validation ({config.data})")
     print(f"model      {predictor.name}, {size}, {parameters / 1e6:.1f} million parameters, on {where}")
     print(
         f"steps      {config.steps} of {config.batch_size} {sample} (effective batch; micro-batches of "
-        f"{config.micro_batch_size}), {epochs:.1f} epochs"
+        f"{config.micro_batch_size / rank_count():g}), {epochs:.1f} epochs"
     )
     print(f"rate       {config.learning_rate:.3g} at its peak, {config.warmup} steps of warm-up, then cosine to 0")
     if config.precision == "auto" and device.type == "cpu" and cpu_has_bf16():

@@ -9,6 +9,7 @@ from mmssl.data.audio.batching import LengthBatches
 from mmssl.data.audio.window_batches import WindowBatches
 from mmssl.data.shards.order import WindowOrder, order_in_words
 from mmssl.data.usable import Usable
+from mmssl.errors import UserError
 
 SIZES = st.lists(st.integers(0, 9), min_size=1, max_size=14).filter(lambda sizes: sum(sizes) > 0)
 
@@ -86,8 +87,15 @@ def test_batches_of_similar_lengths_hold_every_piece_once_an_epoch(
 ) -> None:
     pieces = np.array(lengths, np.int64)
     shards = np.arange(len(pieces), dtype=np.int64) // 7
+    alone = WindowBatches(pieces, shards, window, 50, seed)
+    if min(len(alone.batch(step)[0]) for step in range(len(alone))) < world:
+        with pytest.raises(UserError, match="cannot be shared among"):
+            WindowBatches(pieces, shards, window, 50, seed, 0, world)
+        return
     make = [WindowBatches(pieces, shards, window, 50, seed, rank, world) for rank in range(world)]
-    pairs = stream(make, 2 * len(make[0]) // world + 1)
+    for step in range(3):
+        assert sorted(np.concatenate([one.batch(step)[0] for one in make])) == sorted(alone.batch(step)[0])
+    pairs = stream(make, 2 * len(make[0]) + 1)
     for epoch in (0, 1):
         assert sorted(index for when, index in pairs if when == epoch) == list(range(len(pieces)))
     for step in range(4):

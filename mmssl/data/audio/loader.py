@@ -37,7 +37,7 @@ from mmssl.data.audio.source import AudioSource
 from mmssl.data.audio.window_batches import batches_for
 from mmssl.data.delivery import Batch, delivered, read_batches, send
 from mmssl.data.limits import MediaError, default_memory_limit
-from mmssl.data.order import OrderSampler
+from mmssl.data.order import EVERYTHING, OrderSampler
 from mmssl.data.skipped import MAX_SKIPPED_SHARE
 from mmssl.errors import UserError
 
@@ -51,7 +51,7 @@ class AudioLoader:
         max_seconds: longer recordings are cut into pieces of this length.
         min_seconds: shorter recordings are skipped.
         shortest_piece: seconds; pieces vary in length from these to ``max_seconds``. None: all as long as possible.
-        batch_seconds: of a batch on each rank, padding included; at least ``max_seconds``.
+        batch_seconds: of a step, all ranks and micro-batches together, padding included; at least ``max_seconds``.
         seed: of order and segments.
         workers: processes that decode; 0 decodes in this one.
         device: where batches are wanted.
@@ -59,7 +59,7 @@ class AudioLoader:
             ``memory_limit`` bytes.
         max_skipped: the share of broken recordings past which a UserError is raised; silent and short ones do not
             count.
-        rank, world_size: see :class:`~mmssl.data.audio.batching.LengthBatches`.
+        rank, world_size, accumulation: see :class:`~mmssl.data.audio.batching.LengthBatches`.
         progress: called with (recordings done, recordings) while everything is decoded.
 
     Raises:
@@ -83,6 +83,7 @@ class AudioLoader:
         max_skipped: float = MAX_SKIPPED_SHARE,
         rank: int = 0,
         world_size: int = 1,
+        accumulation: int = 1,
         progress: Callable[[int, int], None] | None = None,
     ) -> None:
         _check_settings(sample_rate, min_seconds, max_seconds, batch_seconds, cache, workers)
@@ -103,7 +104,7 @@ class AudioLoader:
         self.seconds = float(self.pieces.length.sum()) / sample_rate
         """Of an epoch, without padding."""
         recordings, lengths = self.pieces.recording, self.pieces.length
-        self.order = batches_for(source, recordings, lengths, self.budget, seed, rank, world_size)
+        self.order = batches_for(source, recordings, lengths, self.budget, seed, rank, world_size, accumulation)
 
     def _read_all(
         self, cache: str, limit: int, progress: Callable[[int, int], None] | None
@@ -132,16 +133,16 @@ class AudioLoader:
         return len(self.pieces)
 
     @property
-    def epoch_steps(self) -> float:
-        """Steps that an epoch takes, fractional where ranks share it."""
-        return len(self.order) / self.order.world_size
+    def epoch_steps(self) -> int:
+        """Steps that an epoch takes."""
+        return len(self.order)
 
     def ids(self, step: int) -> Int64[np.ndarray, " batch"]:
-        """Ids of the pieces of a step."""
+        """Ids of the pieces of a micro-batch."""
         return self.pieces.id[self.order.batch(step)[0]]
 
     def names(self, step: int) -> list[str]:
-        """Files of the pieces of a step, for error messages."""
+        """Files of the pieces of a micro-batch, for error messages."""
         return self.files_of(self.ids(step).tolist())
 
     def files_of(self, ids: Iterable[int]) -> list[str]:
@@ -149,13 +150,19 @@ class AudioLoader:
         return [self.source.files[id % ID_STEP] for id in ids]
 
     def batches(self, start_step: int = 0) -> Iterator[Batch]:
-        """Training batches from a step on, without end."""
+        """Training batches from a micro-batch on, without end."""
         yield from self._read(False, OrderSampler(self.order, start_step))
 
-    def frozen(self, batch_seconds: float | None = None, most_seconds: float | None = None) -> Iterator[Batch]:
+    def frozen(
+        self,
+        batch_seconds: float | None = None,
+        most_seconds: float | None = None,
+        share: tuple[int, int] = EVERYTHING,
+    ) -> Iterator[Batch]:
         """Every piece once, epoch 0, at its fixed place, longest first; always in the same batches.
 
         Where there is more than ``most_seconds``, every second piece, every third, and so on, in the order of files.
+        ``share``: (rank, ranks), of which all batches are read once between them.
 
         Raises:
             UserError: when ``batch_seconds`` (by default that of training) is less than the longest piece.
@@ -170,7 +177,7 @@ class AudioLoader:
                 f"batch seconds {budget / self.sample_rate:g} are fewer than the {lengths[0] / self.sample_rate:g} of "
                 "the longest piece: choose more"
             )
-        groups = np.split(places, even_edges(lengths, budget)[1:-1])
+        groups = np.split(places, even_edges(lengths, budget)[1:-1])[share[0] :: share[1]]
         yield from self._read(True, [[(0, place) for place in group.tolist()] for group in groups])
 
     def _read(self, frozen: bool, order: Iterable[list[tuple[int, int]]]) -> Iterator[Batch]:

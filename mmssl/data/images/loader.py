@@ -29,7 +29,7 @@ from mmssl.data.images.crops import CropLaw
 from mmssl.data.images.reader import CropReader
 from mmssl.data.images.source import ImageSource
 from mmssl.data.limits import MediaError, default_memory_limit
-from mmssl.data.order import OrderSampler
+from mmssl.data.order import EVERYTHING, OrderSampler
 from mmssl.data.shards.order import WindowOrder, order_for
 from mmssl.data.skipped import MAX_SKIPPED_SHARE
 from mmssl.data.usable import Usable
@@ -150,15 +150,16 @@ class ImageLoader:
                 step += 1
         yield from self._read(self._reader(), OrderSampler(self.order, start_step))
 
-    def frozen(self, batch_size: int | None = None) -> Iterator[Batch]:
+    def frozen(self, batch_size: int | None = None, share: tuple[int, int] = EVERYTHING) -> Iterator[Batch]:
         """Every usable image once, in the order of ids: centre crop, epoch 0. The last batch may be smaller.
 
-        In stored order where the data are shuffled a window of shards at a time.
+        In stored order where the data are shuffled a window of shards at a time. ``share``: (rank, ranks), of which all
+        batches are read once between them.
         """
         places = np.arange(len(self.usable))
         if isinstance(self.order, WindowOrder):  # each shard is fetched once
             places = self.order.stored.astype(np.int64)
-        yield from self._frozen(places, batch_size or self.order.batch_size)
+        yield from self._frozen(places, batch_size or self.order.batch_size, share)
 
     def spread(self, count: int, batch_size: int | None = None) -> Iterator[Batch]:
         """Centre crops, as :meth:`frozen` has them, of ``count`` images evenly spaced in the order of ids (or all).
@@ -192,8 +193,11 @@ class ImageLoader:
                 channel += torch.bincount(values.flatten(), minlength=256).cpu().numpy()
         return mean_std_of_levels(levels)
 
-    def _frozen(self, places: Int64[np.ndarray, " sample"], batch_size: int) -> Iterator[Batch]:
+    def _frozen(
+        self, places: Int64[np.ndarray, " sample"], batch_size: int, share: tuple[int, int] = EVERYTHING
+    ) -> Iterator[Batch]:
         groups = [places[start : start + batch_size] for start in range(0, len(places), batch_size)]
+        groups = groups[share[0] :: share[1]]
         if self.pixels is not None:
             for group in groups:
                 yield self._from_cache(self.usable[group], np.zeros(len(group), np.int64), frozen=True)

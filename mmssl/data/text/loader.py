@@ -22,7 +22,7 @@ import torch
 from jaxtyping import Float64, Int64
 from torch import Tensor
 
-from mmssl.data.order import Order
+from mmssl.data.order import EVERYTHING, Order
 from mmssl.data.text.cache import TokenCache
 from mmssl.data.text.counts import count_pairs, count_tokens
 from mmssl.data.text.pieces import cut_pieces
@@ -121,10 +121,16 @@ class TextLoader:
             yield self._batch(*self.pieces(step))
             step += 1
 
-    def frozen(self, batch_tokens: int | None = None, most_tokens: int | None = None) -> Iterator[Batch]:
+    def frozen(
+        self,
+        batch_tokens: int | None = None,
+        most_tokens: int | None = None,
+        share: tuple[int, int] = EVERYTHING,
+    ) -> Iterator[Batch]:
         """Every piece once, epoch 0, longest first, so that little is padded; always in the same batches.
 
         Where there are more than ``most_tokens``, every second piece, every third, and so on, in the order of ids.
+        ``share``: (rank, ranks), of which all batches are read once between them.
 
         Raises:
             UserError: when ``batch_tokens`` (by default that of training) is less than ``max_length``.
@@ -136,7 +142,7 @@ class TextLoader:
         ids = chosen[np.argsort(-self.lengths[chosen], kind="stable")]
         lengths = self.lengths[ids]
         run = (np.cumsum(lengths) - lengths) // budget
-        for group in np.split(ids, np.flatnonzero(np.diff(run)) + 1):
+        for group in np.split(ids, np.flatnonzero(np.diff(run)) + 1)[share[0] :: share[1]]:
             yield self._batch(group, np.zeros(len(group), np.int64))
 
     def _batch(self, ids: Int64[np.ndarray, " piece"], epochs: Int64[np.ndarray, " piece"]) -> Batch:

@@ -21,7 +21,7 @@ from jaxtyping import Int64
 from mmssl.data.audio.segments import ID_STEP
 from mmssl.data.delivery import Batch, send
 from mmssl.data.limits import MediaError
-from mmssl.data.order import Order
+from mmssl.data.order import EVERYTHING, Order
 from mmssl.data.skipped import MAX_SKIPPED_SHARE
 from mmssl.data.video.source import HARMLESS, ClipSource
 from mmssl.data.video.windows import cut
@@ -94,15 +94,18 @@ class ClipLoader:
             yield self._batch(chosen, epochs, self.windows.starts(chosen, epochs, self.seed))
             step += 1
 
-    def frozen(self, batch_size: int | None = None, most: int | None = None) -> Iterator[Batch]:
+    def frozen(
+        self, batch_size: int | None = None, most: int | None = None, share: tuple[int, int] = EVERYTHING
+    ) -> Iterator[Batch]:
         """Every window once, epoch 0, at its fixed place, in the order of clips; the last batch may be smaller.
 
-        Where there are more than ``most``, as many, spread evenly.
+        Where there are more than ``most``, as many, spread evenly. ``share``: (rank, ranks), of which all batches are
+        read once between them.
         """
         size = batch_size or self.order.batch_size
         count = min(len(self), most or len(self))
         chosen = np.arange(count) * len(self) // count
-        for group in np.split(chosen, range(size, count, size)):
+        for group in np.split(chosen, range(size, count, size))[share[0] :: share[1]]:
             yield self._batch(group, np.zeros(len(group), np.int64), self.windows.fixed(group))
 
     def _batch(

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from sound_files import pack, tone, write, write_folder
 
 from mmssl.data.audio import AudioLoader, open_audio
-from mmssl.data.audio.batching import LengthBatches
+from mmssl.data.audio.batching import LengthBatches, even_edges
 from mmssl.data.audio.segments import ID_STEP, cut
 from mmssl.data.delivery import Batch
 from mmssl.errors import UserError
@@ -143,11 +143,58 @@ def test_ids_do_not_depend_on_other_recordings(speech: Path) -> None:
     assert loader.pieces.id.tolist() == [id for id in before if id != 3]
 
 
-def test_ranks_share_the_batches(speech: Path) -> None:
-    alone = make(speech)
-    ranks = [make(speech, rank=rank, world_size=2) for rank in range(2)]
-    for step, batch in enumerate(take(alone, 8)):
-        assert ranks[step % 2].ids(step // 2).tolist() == batch["id"].tolist()
+@pytest.mark.parametrize(("world_size", "accumulation"), [(2, 1), (1, 2), (3, 1)])
+def test_ranks_and_micro_batches_share_each_batch(speech: Path, world_size: int, accumulation: int) -> None:
+    longer = {"batch_seconds": 12.0, "max_seconds": 1.5}
+    alone = make(speech, **longer)
+    ranks = [
+        make(speech, **longer, rank=rank, world_size=world_size, accumulation=accumulation)
+        for rank in range(world_size)
+    ]
+    for step in range(2 * len(alone.order)):
+        micro = range(step * accumulation, (step + 1) * accumulation)
+        shares = [rank.ids(part).tolist() for rank in ranks for part in micro]
+        assert sorted(itertools.chain(*shares)) == sorted(alone.ids(step).tolist())
+        assert max(map(len, shares)) - min(map(len, shares)) <= 1
+    frozen = [batch["id"].tolist() for batch in alone.frozen(3.0)]
+    apart = [[batch["id"].tolist() for batch in alone.frozen(3.0, share=(rank, 2))] for rank in range(2)]
+    assert [apart[place % 2][place // 2] for place in range(len(frozen))] == frozen
+
+
+def test_a_micro_batch_of_all_ranks_is_the_same_for_any_number(speech: Path) -> None:
+    settings = {"batch_seconds": 12.0, "max_seconds": 1.5, "accumulation": 2}
+    alone = make(speech, **settings)
+    ranks = [make(speech, **settings, rank=rank, world_size=2) for rank in range(2)]
+    for micro in range(6):
+        assert sorted(ranks[0].ids(micro).tolist() + ranks[1].ids(micro).tolist()) == sorted(alone.ids(micro).tolist())
+
+
+def test_more_shares_than_recordings_are_refused(speech: Path) -> None:
+    with pytest.raises(UserError, match=r"as few as \d+ recordings, which cannot be shared among 40 processes x 2"):
+        make(speech, batch_seconds=12.0, rank=0, world_size=40, accumulation=2)
+
+
+@pytest.mark.parametrize("count", range(2, 60))
+def test_batches_are_as_equal_as_their_number_allows(count: int) -> None:
+    """Recordings of one length: no batch is what others left over, and none has two more than the next."""
+    lengths = np.full(count, 100)
+    sizes = np.diff(even_edges(lengths, 650))
+    assert len(sizes) == -(-count // 6)
+    assert sizes.sum() == count
+    assert (-np.diff(sizes)).max(initial=0) <= 1
+    assert sizes.min() > sizes.max() / 2
+
+
+def test_levelling_keeps_the_budget() -> None:
+    numbers = np.random.default_rng(0)
+    for _ in range(50):
+        lengths = np.sort(numbers.integers(10, 100, numbers.integers(1, 80)))[::-1].copy()
+        edges = even_edges(lengths, 300)
+        assert edges[0] == 0
+        assert edges[-1] == len(lengths)
+        sizes = np.diff(edges)
+        assert sizes.min() > 0
+        assert (sizes * lengths[edges[:-1]]).max() <= 300
 
 
 def test_what_is_left_out_and_why(speech: Path) -> None:

@@ -193,6 +193,8 @@ def test_frozen_gives_every_image_once_and_always_the_same(photos: Path, cache: 
     if cache == "none":
         assert torch.equal(batches[0]["image"][0], expected)
     assert len(list(loader.frozen())) == 3
+    for rank in range(2):
+        assert same(list(loader.frozen(4, share=(rank, 2))), batches[rank::2])
 
 
 def test_mean_and_std_against_numpy(tmp_path: Path) -> None:

@@ -90,6 +90,14 @@ def test_ranks_together_read_what_one_reads(loader: TextLoader, world_size: int)
         alone = loader.pieces(step)
         rank = ranks[step % world_size].pieces(step // world_size)
         assert all(np.array_equal(a, b) for a, b in zip(alone, rank, strict=True))
+    together = TextLoader(loader.cache, max_length=24, batch_tokens=100 * world_size, seed=3)
+    for step in range(8):
+        parts = [rank.pieces(step) for rank in ranks]
+        read = sorted(zip(*np.concatenate(parts, axis=1).tolist(), strict=True))
+        assert read == sorted(zip(*(part.tolist() for part in together.pieces(step)), strict=True))
+    shares = [[b["id"].tolist() for b in loader.frozen(60, share=(rank, world_size))] for rank in range(world_size)]
+    for place, batch in enumerate(loader.frozen(60)):
+        assert shares[place % world_size][place // world_size] == batch["id"].tolist()
 
 
 def test_a_set_smaller_than_a_batch(tmp_path: Path) -> None:

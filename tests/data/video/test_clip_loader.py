@@ -98,6 +98,9 @@ def test_resuming_is_an_offset_and_ranks_share_a_step(source: ClipSource) -> Non
         parts = [next(rank.batches(step)) for rank in ranks]
         assert (torch.cat([part["video"] for part in parts]) == whole[step]["video"]).all()
         assert ranks[0].names(step) == [ranks[0].source.files[clip] for clip in parts[0]["clip"].tolist()]
+    frozen = [batch["id"].tolist() for batch in ranks[0].frozen(1)]
+    for rank in range(2):
+        assert [batch["id"].tolist() for batch in ranks[0].frozen(1, share=(rank, 2))] == frozen[rank::2]
 
 
 def test_what_is_too_short_or_has_no_sound_is_listed(source: ClipSource) -> None:
