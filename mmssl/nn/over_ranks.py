@@ -19,6 +19,12 @@ def rank_count() -> int:
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
 
 
+def is_cut(tensor: Tensor) -> bool:
+    """Whether it is one of torch's distributed tensors, of which a rank holds a part. Told without importing what makes
+    them, which takes a third as long as importing torch."""
+    return hasattr(tensor, "to_local")
+
+
 class _Sum(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:  # noqa: ARG004

@@ -13,11 +13,9 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor
-from torch.distributed.fsdp import FSDPModule, fully_shard
-from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 
-from mmssl.nn.over_ranks import rank_count, synchronise_batch_norm
+from mmssl.nn.over_ranks import is_cut, rank_count, synchronise_batch_norm
 from mmssl.nn.transformer import Block, CrossBlock
 from mmssl.predictors.base import Predictor
 from mmssl.training.config import RunConfig
@@ -95,6 +93,8 @@ class Sharded(Alone):
     """
 
     def __init__(self, predictor: Predictor, config: RunConfig) -> None:
+        from torch.distributed.fsdp import FSDPModule, fully_shard
+
         self.predictor = predictor
         synchronise_batch_norm(predictor)
         _send_from_first(predictor)
@@ -108,13 +108,11 @@ class Sharded(Alone):
         # a single number cannot be cut
         self.scalars = [parameter for parameter in predictor.parameters() if not parameter.ndim]
         fully_shard(predictor, ignored_params=set(self.scalars))
-        for module in self._pieces():
-            module.set_gradient_divide_factor(1.0)
-            module.set_force_sum_reduction_for_comms(True)
+        self.pieces = [module for module in predictor.modules() if isinstance(module, FSDPModule)]
+        for piece in self.pieces:
+            piece.set_gradient_divide_factor(1.0)
+            piece.set_force_sum_reduction_for_comms(True)
         self.model = predictor
-
-    def _pieces(self) -> list[FSDPModule]:
-        return [module for module in self.predictor.modules() if isinstance(module, FSDPModule)]
 
     @contextmanager
     def micro_batch(self, last: bool) -> Iterator[None]:
@@ -128,14 +126,13 @@ class Sharded(Alone):
     @contextmanager
     def whole(self) -> Iterator[None]:
         """All weights on every rank, gathered once and kept until the end."""
-        pieces = self._pieces()
-        for piece in pieces:
+        for piece in self.pieces:
             piece.set_reshard_after_forward(False, recurse=False)
             piece.unshard()
         try:
             yield
         finally:
-            for piece in pieces:
+            for piece in self.pieces:
                 piece.reshard()
                 piece.set_reshard_after_forward(piece is not self.predictor, recurse=False)
 
@@ -149,7 +146,7 @@ class Sharded(Alone):
 
     def finish(self) -> None:
         """Gather all weights and leave them so."""
-        for piece in self._pieces():
+        for piece in self.pieces:
             piece.set_reshard_after_forward(False, recurse=False)
             piece.unshard()
 
@@ -163,4 +160,4 @@ def spread(predictor: Predictor, config: RunConfig) -> Alone:
 
 def local_part(tensor: Tensor) -> Tensor:
     """What this rank holds of a tensor."""
-    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
+    return tensor.to_local() if is_cut(tensor) else tensor  # pyright: ignore[reportAttributeAccessIssue]
