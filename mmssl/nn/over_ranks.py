@@ -5,6 +5,7 @@ what came from all ranks is the sum over ranks of their gradients, and the step 
 batch. With one process, or none started by torchrun, nothing is sent and nothing changes.
 """
 
+from collections.abc import Callable
 from typing import Any, cast
 
 import torch
@@ -54,16 +55,19 @@ class _Gather(torch.autograd.Function):
         return total.narrow(0, dist.get_rank() * ctx.rows, ctx.rows)
 
 
-@torch.compiler.disable
+# what is sent stays outside of compiled graphs
+_summed: Callable[[Tensor], Tensor] = cast(Any, torch.compiler.disable(lambda x: _Sum.apply(x)))
+_gathered: Callable[[Tensor], Tensor] = cast(Any, torch.compiler.disable(lambda x: _Gather.apply(x)))
+
+
 def sum_over_ranks(x: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
     """Sum of the tensors of all ranks, with a gradient."""
-    return x if rank_count() == 1 else cast(Tensor, _Sum.apply(x))
+    return x if rank_count() == 1 else _summed(x)
 
 
-@torch.compiler.disable
 def gather_over_ranks(x: Shaped[Tensor, "row *shape"]) -> Shaped[Tensor, "rows *shape"]:
     """Rows of all ranks, in their order, with a gradient; every rank has as many."""
-    return x if rank_count() == 1 else cast(Tensor, _Gather.apply(x))
+    return x if rank_count() == 1 else _gathered(x)
 
 
 def _batch_norm(norm: nn.Module, x: Tensor) -> Tensor:

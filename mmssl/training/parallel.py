@@ -57,10 +57,9 @@ class Replicated(Alone):
         _send_from_first(predictor)
         # the name of this setting changed in torch 2.14
         known = inspect.signature(DistributedDataParallel).parameters
-        buffers = "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"
-        self.replica = DistributedDataParallel(
-            predictor, init_sync=False, gradient_as_bucket_view=True, **{buffers: False}
-        )
+        name = "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"
+        more: dict[str, Any] = {name: False}
+        self.replica = DistributedDataParallel(predictor, init_sync=False, gradient_as_bucket_view=True, **more)
         self.replica.register_comm_hook(None, _sum_bucket)
         # compiled from outside, so that the graph is cut where gradients are sent
         self.model = torch.compile(self.replica) if config.compile else self.replica
@@ -78,8 +77,8 @@ def _send_from_first(predictor: Predictor) -> None:
         tensor.detach().copy_(whole)
 
 
-def _sum_bucket(_: object, bucket: dist.GradBucket):  # DDP refuses the type that torch returns
-    """Add up gradients over ranks, where DDP would take their mean."""
+def _sum_bucket(_: object, bucket: dist.GradBucket):  # pyright: ignore[reportPrivateImportUsage]
+    """Add up gradients over ranks, where DDP would take their mean. It refuses to hear what type torch returns."""
     work = dist.all_reduce(bucket.buffer(), async_op=True)
     assert work is not None
     return work.get_future().then(lambda future: future.value()[0])

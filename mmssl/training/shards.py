@@ -11,7 +11,6 @@ in place of ``model.safetensors`` and ``optimizer.safetensors``. Names of tensor
 can be read into a model that is whole or cut, by any number of processes.
 """
 
-from collections.abc import Mapping
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -55,14 +54,16 @@ def save_checkpoint(
             checkpoints.save(step, model, optimizer, extra)
         barrier()
         return
-    import torch.distributed.checkpoint as dcp
+    from torch.distributed.checkpoint.api import CheckpointException
+    from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageWriter
+    from torch.distributed.checkpoint.state_dict_saver import save
 
     with checkpoints.staging(step) if is_main() else nullcontext() as staged:
         folder = broadcast_text(str(staged))
         tensors = {**model.state_dict(), **optimizer_tensors(optimizer)}
         try:
-            dcp.save(tensors, storage_writer=dcp.HuggingFaceStorageWriter(folder, save_distributed=True))
-        except dcp.CheckpointException as error:
+            save(tensors, storage_writer=HuggingFaceStorageWriter(folder, save_distributed=True))
+        except CheckpointException as error:
             # what went wrong in a process, rather than that something did
             causes = [failure[0] if isinstance(failure, tuple) else failure for failure in error.failures.values()]
             raise next((cause for cause in causes if isinstance(cause, OSError)), error) from None
@@ -90,10 +91,12 @@ def load_checkpoint(
 
 
 def _load_cut(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
-    import torch.distributed.checkpoint as dcp
+    from torch.distributed.checkpoint.api import CheckpointException
+    from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader
+    from torch.distributed.checkpoint.state_dict_loader import load
 
     wanted = dict(model.state_dict())
-    reader = dcp.HuggingFaceStorageReader(str(path))
+    reader = HuggingFaceStorageReader(str(path))
     saved = reader.read_metadata().state_dict_metadata
     parameters = {
         name: parameter
@@ -107,8 +110,8 @@ def _load_cut(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer) ->
             parameter = parameters[name]
             wanted[full] = state.setdefault(parameter, {})[key] = _room(found, parameter)
     try:
-        dcp.load(wanted, storage_reader=reader)
-    except (dcp.CheckpointException, RuntimeError, ValueError, KeyError) as error:
+        load(wanted, storage_reader=reader)
+    except (CheckpointException, RuntimeError, ValueError, KeyError) as error:
         reason = str(error).splitlines()[-1].strip()
         raise UserError(f"{path} belongs to another model or task ({reason}): choose another --out") from None
     optimizer.state.update(state)
@@ -124,12 +127,13 @@ def _room(found: Any, parameter: Tensor) -> Tensor:
 
 def read_shards(path: Path) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """Tensors of the model and of the optimizer of a checkpoint in parts, put together in this process."""
-    import torch.distributed.checkpoint as dcp
+    from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader
+    from torch.distributed.checkpoint.state_dict_loader import load
 
-    reader = dcp.HuggingFaceStorageReader(str(path))
-    saved: Mapping[str, Any] = reader.read_metadata().state_dict_metadata
+    reader = HuggingFaceStorageReader(str(path))
+    saved: Any = reader.read_metadata().state_dict_metadata
     tensors = {name: torch.zeros(found.size, dtype=found.properties.dtype) for name, found in saved.items()}
-    dcp.load(tensors, storage_reader=reader, no_dist=True)
+    load(tensors, storage_reader=reader, no_dist=True)
     moments = {name: value for name, value in tensors.items() if "/" in name}
     random = read_safetensors(path / RANDOM)
     return {name: value for name, value in tensors.items() if name not in moments and name not in random}, moments
