@@ -5,6 +5,7 @@ what came from all ranks is the sum over ranks of their gradients, and the step 
 batch. With one process, or none started by torchrun, nothing is sent and nothing changes.
 """
 
+from collections.abc import Callable
 from typing import Any, cast
 
 import torch
@@ -17,6 +18,12 @@ from torch.nn import functional as F  # noqa: N812
 def rank_count() -> int:
     """Processes that train together."""
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+
+
+def is_cut(tensor: Tensor) -> bool:
+    """Whether it is one of torch's distributed tensors, of which a rank holds a part. Told without importing what makes
+    them, which takes a third as long as importing torch."""
+    return hasattr(tensor, "to_local")
 
 
 class _Sum(torch.autograd.Function):
@@ -48,16 +55,19 @@ class _Gather(torch.autograd.Function):
         return total.narrow(0, dist.get_rank() * ctx.rows, ctx.rows)
 
 
-@torch.compiler.disable
+# what is sent stays outside of compiled graphs
+_summed: Callable[[Tensor], Tensor] = cast(Any, torch.compiler.disable(lambda x: _Sum.apply(x)))
+_gathered: Callable[[Tensor], Tensor] = cast(Any, torch.compiler.disable(lambda x: _Gather.apply(x)))
+
+
 def sum_over_ranks(x: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
     """Sum of the tensors of all ranks, with a gradient."""
-    return x if rank_count() == 1 else cast(Tensor, _Sum.apply(x))
+    return x if rank_count() == 1 else _summed(x)
 
 
-@torch.compiler.disable
 def gather_over_ranks(x: Shaped[Tensor, "row *shape"]) -> Shaped[Tensor, "rows *shape"]:
     """Rows of all ranks, in their order, with a gradient; every rank has as many."""
-    return x if rank_count() == 1 else cast(Tensor, _Gather.apply(x))
+    return x if rank_count() == 1 else _gathered(x)
 
 
 def _batch_norm(norm: nn.Module, x: Tensor) -> Tensor:

@@ -16,6 +16,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -119,11 +120,12 @@ def _leave() -> None:
     os._exit(1)
 
 
-def _connect(what: str) -> dist.Store:
+def _connect(what: str) -> Any:
     """A connection of its own to the table that torchrun keeps for its processes."""
     address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
-    store = dist.TCPStore(address, port, is_master=False, wait_for_workers=False, timeout=PATIENCE)
-    return dist.PrefixStore(f"mmssl/{what}/{restarts()}", store)
+    c10d: Any = dist  # its stores are documented, but not in its list of names
+    store = c10d.TCPStore(address, port, is_master=False, wait_for_workers=False, timeout=PATIENCE)
+    return c10d.PrefixStore(f"mmssl/{what}/{restarts()}", store)
 
 
 class _Alarm:

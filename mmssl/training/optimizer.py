@@ -4,7 +4,8 @@ import math
 
 import torch
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor
+
+from mmssl.nn.over_ranks import is_cut
 
 NO_DECAY = ("bias", "norm", "token", "position", "pos_embed", "scale")
 """Parts of parameter names that are never decayed: a rule by dimension alone would decay 3-D tokens."""
@@ -26,7 +27,7 @@ def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict]:
     }
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
-            group = groups[is_decayed(name, parameter), isinstance(parameter, DTensor)]
+            group = groups[is_decayed(name, parameter), is_cut(parameter)]
             group["params"].append(parameter)
             group["names"].append(name)
     return [group for group in groups.values() if group["params"]]

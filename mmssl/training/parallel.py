@@ -13,11 +13,9 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor
-from torch.distributed.fsdp import FSDPModule, fully_shard
-from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 
-from mmssl.nn.over_ranks import rank_count, synchronise_batch_norm
+from mmssl.nn.over_ranks import is_cut, rank_count, synchronise_batch_norm
 from mmssl.nn.transformer import Block, CrossBlock
 from mmssl.predictors.base import Predictor
 from mmssl.training.config import RunConfig
@@ -59,10 +57,9 @@ class Replicated(Alone):
         _send_from_first(predictor)
         # the name of this setting changed in torch 2.14
         known = inspect.signature(DistributedDataParallel).parameters
-        buffers = "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"
-        self.replica = DistributedDataParallel(
-            predictor, init_sync=False, gradient_as_bucket_view=True, **{buffers: False}
-        )
+        name = "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"
+        more: dict[str, Any] = {name: False}
+        self.replica = DistributedDataParallel(predictor, init_sync=False, gradient_as_bucket_view=True, **more)
         self.replica.register_comm_hook(None, _sum_bucket)
         # compiled from outside, so that the graph is cut where gradients are sent
         self.model = torch.compile(self.replica) if config.compile else self.replica
@@ -80,8 +77,8 @@ def _send_from_first(predictor: Predictor) -> None:
         tensor.detach().copy_(whole)
 
 
-def _sum_bucket(_: object, bucket: dist.GradBucket):  # DDP refuses the type that torch returns
-    """Add up gradients over ranks, where DDP would take their mean."""
+def _sum_bucket(_: object, bucket: dist.GradBucket):  # pyright: ignore[reportPrivateImportUsage]
+    """Add up gradients over ranks, where DDP would take their mean. It refuses to hear what type torch returns."""
     work = dist.all_reduce(bucket.buffer(), async_op=True)
     assert work is not None
     return work.get_future().then(lambda future: future.value()[0])
@@ -95,6 +92,8 @@ class Sharded(Alone):
     """
 
     def __init__(self, predictor: Predictor, config: RunConfig) -> None:
+        from torch.distributed.fsdp import FSDPModule, fully_shard
+
         self.predictor = predictor
         synchronise_batch_norm(predictor)
         _send_from_first(predictor)
@@ -108,13 +107,11 @@ class Sharded(Alone):
         # a single number cannot be cut
         self.scalars = [parameter for parameter in predictor.parameters() if not parameter.ndim]
         fully_shard(predictor, ignored_params=set(self.scalars))
-        for module in self._pieces():
-            module.set_gradient_divide_factor(1.0)
-            module.set_force_sum_reduction_for_comms(True)
+        self.pieces = [module for module in predictor.modules() if isinstance(module, FSDPModule)]
+        for piece in self.pieces:
+            piece.set_gradient_divide_factor(1.0)
+            piece.set_force_sum_reduction_for_comms(True)
         self.model = predictor
-
-    def _pieces(self) -> list[FSDPModule]:
-        return [module for module in self.predictor.modules() if isinstance(module, FSDPModule)]
 
     @contextmanager
     def micro_batch(self, last: bool) -> Iterator[None]:
@@ -128,14 +125,13 @@ class Sharded(Alone):
     @contextmanager
     def whole(self) -> Iterator[None]:
         """All weights on every rank, gathered once and kept until the end."""
-        pieces = self._pieces()
-        for piece in pieces:
+        for piece in self.pieces:
             piece.set_reshard_after_forward(False, recurse=False)
             piece.unshard()
         try:
             yield
         finally:
-            for piece in pieces:
+            for piece in self.pieces:
                 piece.reshard()
                 piece.set_reshard_after_forward(piece is not self.predictor, recurse=False)
 
@@ -149,7 +145,7 @@ class Sharded(Alone):
 
     def finish(self) -> None:
         """Gather all weights and leave them so."""
-        for piece in self._pieces():
+        for piece in self.pieces:
             piece.set_reshard_after_forward(False, recurse=False)
             piece.unshard()
 
@@ -163,4 +159,4 @@ def spread(predictor: Predictor, config: RunConfig) -> Alone:
 
 def local_part(tensor: Tensor) -> Tensor:
     """What this rank holds of a tensor."""
-    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
+    return tensor.to_local() if is_cut(tensor) else tensor  # pyright: ignore[reportAttributeAccessIssue]

@@ -11,18 +11,15 @@ in place of ``model.safetensors`` and ``optimizer.safetensors``. Names of tensor
 can be read into a model that is whole or cut, by any number of processes.
 """
 
-from collections.abc import Mapping
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import torch
-import torch.distributed.checkpoint as dcp
 from torch import Tensor, nn
-from torch.distributed.checkpoint import HuggingFaceStorageReader, HuggingFaceStorageWriter
-from torch.distributed.tensor import DTensor
 
 from mmssl.errors import UserError
+from mmssl.nn.over_ranks import is_cut
 from mmssl.predictors.base import read_safetensors, write_safetensors
 from mmssl.training.checkpoint import Checkpoints, optimizer_tensors, random_state, restore_random, write_state
 from mmssl.training.distributed import barrier, broadcast_text, is_main
@@ -30,18 +27,18 @@ from mmssl.training.distributed import barrier, broadcast_text, is_main
 RANDOM = "random.safetensors"
 
 
-def is_cut(model: nn.Module) -> bool:
+def has_parts(model: nn.Module) -> bool:
     """Whether processes hold a part of the model each."""
-    return any(isinstance(parameter, DTensor) for parameter in model.parameters())
+    return any(map(is_cut, model.parameters()))
 
 
 def whole_weights(model: nn.Module) -> dict[str, Tensor] | None:
     """All weights of a model that is cut, in rank 0, which every rank must ask for; None for one that is whole."""
-    if not is_cut(model):
+    if not has_parts(model):
         return None
     weights = {}
     for name, value in model.state_dict().items():
-        full = value.full_tensor() if isinstance(value, DTensor) else value
+        full = value.full_tensor() if is_cut(value) else value
         if is_main():  # one at a time: a GPU need not have room for all
             weights[name] = full.cpu()
     return weights
@@ -52,28 +49,28 @@ def save_checkpoint(
 ) -> None:
     """:meth:`Checkpoints.save` by all ranks together: rank 0 writes a model that is whole, each its part of one that is
     cut. Returns when the checkpoint is complete. Raises OSError where a disk is full, on whichever rank."""
-    if not is_cut(model):
+    if not has_parts(model):
         if is_main():
             checkpoints.save(step, model, optimizer, extra)
         barrier()
         return
+    from torch.distributed.checkpoint.api import CheckpointException
+    from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageWriter
+    from torch.distributed.checkpoint.state_dict_saver import save
+
     with checkpoints.staging(step) if is_main() else nullcontext() as staged:
         folder = broadcast_text(str(staged))
         tensors = {**model.state_dict(), **optimizer_tensors(optimizer)}
         try:
-            dcp.save(tensors, storage_writer=HuggingFaceStorageWriter(folder, save_distributed=True))
-        except dcp.CheckpointException as error:
-            raise _cause(error) from None
+            save(tensors, storage_writer=HuggingFaceStorageWriter(folder, save_distributed=True))
+        except CheckpointException as error:
+            # what went wrong in a process, rather than that something did
+            causes = [failure[0] if isinstance(failure, tuple) else failure for failure in error.failures.values()]
+            raise next((cause for cause in causes if isinstance(cause, OSError)), error) from None
         if staged is not None:
             write_safetensors(staged / RANDOM, random_state())
             write_state(staged, step, extra)
     barrier()
-
-
-def _cause(error: dcp.CheckpointException) -> BaseException:
-    """What went wrong in a process, rather than that something did."""
-    causes = [failure[0] if isinstance(failure, tuple) else failure for failure in error.failures.values()]
-    return next((cause for cause in causes if isinstance(cause, OSError)), error)
 
 
 def load_checkpoint(
@@ -83,7 +80,7 @@ def load_checkpoint(
 
     Raises UserError as that does.
     """
-    if not is_cut(model):
+    if not has_parts(model):
         state = checkpoints.load(path, model, optimizer)
     else:
         state = checkpoints.check(path)
@@ -94,20 +91,27 @@ def load_checkpoint(
 
 
 def _load_cut(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+    from torch.distributed.checkpoint.api import CheckpointException
+    from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader
+    from torch.distributed.checkpoint.state_dict_loader import load
+
     wanted = dict(model.state_dict())
     reader = HuggingFaceStorageReader(str(path))
     saved = reader.read_metadata().state_dict_metadata
+    parameters = {
+        name: parameter
+        for group in optimizer.param_groups
+        for name, parameter in zip(group["names"], group["params"], strict=True)
+    }
     state: dict[Tensor, dict[str, Tensor]] = {}
-    for group in optimizer.param_groups:
-        for name, parameter in zip(group["names"], group["params"], strict=True):
-            for full, found in saved.items():
-                owner, _, key = full.rpartition("/")
-                if owner == name:
-                    value = _room(found, parameter)
-                    wanted[full] = state.setdefault(parameter, {})[key] = value
+    for full, found in saved.items():
+        name, _, key = full.rpartition("/")
+        if name in parameters:
+            parameter = parameters[name]
+            wanted[full] = state.setdefault(parameter, {})[key] = _room(found, parameter)
     try:
-        dcp.load(wanted, storage_reader=reader)
-    except (dcp.CheckpointException, RuntimeError, ValueError, KeyError) as error:
+        load(wanted, storage_reader=reader)
+    except (CheckpointException, RuntimeError, ValueError, KeyError) as error:
         reason = str(error).splitlines()[-1].strip()
         raise UserError(f"{path} belongs to another model or task ({reason}): choose another --out") from None
     optimizer.state.update(state)
@@ -123,10 +127,13 @@ def _room(found: Any, parameter: Tensor) -> Tensor:
 
 def read_shards(path: Path) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """Tensors of the model and of the optimizer of a checkpoint in parts, put together in this process."""
+    from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader
+    from torch.distributed.checkpoint.state_dict_loader import load
+
     reader = HuggingFaceStorageReader(str(path))
-    saved: Mapping[str, Any] = reader.read_metadata().state_dict_metadata
+    saved: Any = reader.read_metadata().state_dict_metadata
     tensors = {name: torch.zeros(found.size, dtype=found.properties.dtype) for name, found in saved.items()}
-    dcp.load(tensors, storage_reader=reader, no_dist=True)
+    load(tensors, storage_reader=reader, no_dist=True)
     moments = {name: value for name, value in tensors.items() if "/" in name}
     random = read_safetensors(path / RANDOM)
     return {name: value for name, value in tensors.items() if name not in moments and name not in random}, moments

@@ -72,17 +72,21 @@ def ranks(data, alone) -> dict[int, Path]:
     return {count: data.parent / str(count) for count in (2, 3)} | {1: alone}
 
 
-def compare(one: Path, other: Path, tolerance: float = 2e-4) -> None:
-    """Journals agree to rounding, which Adam makes larger: it makes a full step of a gradient that is only rounding."""
+def compare(one: Path, other: Path, more: tuple[str, ...] = ("code_perplexity",)) -> None:
+    """Journals agree to rounding before the first update. Adam then makes that larger: where a gradient is 0, as that
+    of a weight in front of batch norm along itself, it makes a full step of what rounding left of it."""
     left, right = read_journal(one / "journal.jsonl"), read_journal(other / "journal.jsonl")
     assert [entry["step"] for entry in left] == [entry["step"] for entry in right]
     for mine, theirs in zip(left, right, strict=True):
         assert mine.keys() - {"findings"} == theirs.keys() - {"findings"}
+        first = mine["step"] == 1
         for name, value in mine.items():
-            if name in ("loss", "reference", "gradient_norm") or name.startswith(("val_loss", "val_reference")):
-                assert theirs[name] == pytest.approx(value, rel=tolerance, abs=1e-6), name
-            elif name.startswith(("skill", "val_skill", "accuracy", "val_accuracy", "code_perplexity")):
-                assert theirs[name] == pytest.approx(value, abs=10 * tolerance), name
+            if name == "gradient_norm":
+                assert theirs[name] == pytest.approx(value, rel=1e-5 if first else 5e-3), name
+            elif name in ("loss", "reference") or name.startswith(("val_loss", "val_reference")):
+                assert theirs[name] == pytest.approx(value, rel=1e-5 if first else 2e-4, abs=1e-6), name
+            elif name.startswith(("skill", "val_skill", "accuracy", "val_accuracy", *more)):
+                assert theirs[name] == pytest.approx(value, abs=1e-5 if first else 2e-3), name
 
 
 @pytest.mark.parametrize("name", RECIPES)
@@ -125,7 +129,7 @@ def more(data, ranks) -> Path:  # noqa: ARG001 - after the others, whose caches 
 
 @pytest.mark.parametrize("name", ["image_mae", "text_bert", "audio_best_rq"])
 def test_accumulation_in_two_processes(more, ranks, name):
-    compare(ranks[1] / name, more / f"accumulated-{name}")
+    compare(ranks[1] / name, more / f"accumulated-{name}", more=())  # codes are counted by micro-batch
 
 
 @pytest.mark.parametrize("name", CUT)
