@@ -34,12 +34,12 @@ BATCH = 64
 def generate(folder: Path, count: int) -> Path:
     """Smooth colour patterns with some noise, about 25 kB each."""
     folder.mkdir()
-    y, x = np.mgrid[:256, :256]
+    y, x = np.mgrid[:256, :256].astype(np.float32)
     for number in range(count):
         rng = np.random.default_rng(number)
-        waves = [np.sin(rng.uniform(0.01, 0.1) * y + rng.uniform(0.01, 0.1) * x) for _ in range(3)]
-        pixels = 128 + 80 * np.stack(waves, -1) + rng.normal(0, 12, (256, 256, 3))
-        Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(folder / f"{number:05d}.jpg", quality=90)
+        wave = np.sin(np.float32(rng.uniform(0.01, 0.1)) * y + np.float32(rng.uniform(0.01, 0.1)) * x)
+        pixels = 128 + 80 * wave[..., None] + rng.integers(-20, 20, (256, 256, 3), np.int8)
+        Image.fromarray(pixels.astype(np.uint8)).save(folder / f"{number:05d}.jpg", quality=90)
     return folder
 
 

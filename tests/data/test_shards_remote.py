@@ -171,6 +171,7 @@ def test_processes_share_the_cache(
         assert {count for name, count in server.asked.items() if name.endswith(".tar")} == {1}
 
 
+@pytest.mark.filterwarnings("ignore:This DataLoader will create")
 def test_workers_and_readahead_give_the_batches_of_one_process(
     sharded: Path, server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
