@@ -132,6 +132,7 @@ class Trainer:
             raise
         finally:
             journal.close()
+            self.run.release()
         if self.hopeless and self.step < self.config.steps:
             raise UserError(f"saved and stopped after step {self.step}, as --stop-when-unhealthy asks. {self.hopeless}")
         return self.step == self.config.steps
@@ -226,6 +227,7 @@ class Trainer:
         self.step = state["step"]
         self.trained_seconds = state["trained_seconds"]
         self.window = {name: torch.tensor(value, device=self.device) for name, value in state["window"].items()}
+        self.predictor.save(self.run.model)  # a kill may have come between this checkpoint and its model
 
 
 class _Clock:
