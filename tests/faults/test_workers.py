@@ -6,78 +6,26 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import pytest
-from forked import FORKED, fork, wait
-from PIL import Image
+from forked import FORKED
 
-from mmssl.data.images import ImageLoader, open_images
 from mmssl.data.limits import MediaError
 from mmssl.data.pool import map_files
-from mmssl.errors import UserError
+from mmssl.errors import UserError, one_sentence_errors
 
 pytestmark = FORKED
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    data = tmp_path_factory.mktemp("data")
-    rng = np.random.default_rng(0)
-    for number in range(16):
-        Image.fromarray(rng.integers(0, 256, (24, 24, 3), dtype=np.uint8)).save(data / f"{number:02d}.png")
-    return data
-
-
-@pytest.fixture(scope="module")
-def recordings(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    soundfile = pytest.importorskip("soundfile")
-    data = tmp_path_factory.mktemp("recordings")
-    for number in range(8):
-        sound = np.sin(np.arange(8000) * (0.05 + 0.01 * number)) * 0.3
-        soundfile.write(data / f"{number}.wav", sound, 16_000)
-    return data
-
-
-def killing_a_worker(batches: Iterator[object]) -> None:
-    """Take a batch, kill the workers, and go on until somebody says so."""
-    next(batches)
-    workers = multiprocessing.active_children()
-    assert workers
-    for worker in workers:
-        os.kill(worker.pid or 0, signal.SIGKILL)
-    for _ in range(200):
-        next(batches)
-    raise AssertionError("nobody noticed")
-
-
-@pytest.mark.parametrize("medium", ["pictures", "recordings"])
-def test_a_worker_of_a_loader(medium: str, folder: Path, recordings: Path, tmp_path: Path) -> None:
-    def work() -> None:
-        if medium == "pictures":
-            source = open_images(folder, split="train")
-            loader = ImageLoader(source, size=(16, 16), batch_size=4, seed=0, workers=1, cache="none")
-        else:
-            from mmssl.data.audio import AudioLoader, open_audio
-
-            loader = AudioLoader(
-                open_audio(recordings, split="train"),
-                max_seconds=0.4,
-                batch_seconds=1.0,
-                seed=0,
-                workers=1,
-                cache="none",
-            )
-        killing_a_worker(loader.batches(0))
-
-    code = wait(fork(work, tmp_path / "errors"), 60)
-    said = (tmp_path / "errors").read_text()
-    assert code == 2, said
-    assert len(said.splitlines()) == 1
-    assert said.startswith("error: DataLoader worker (pid")
-    assert "is memory short? Give fewer --workers, and go on with --resume" in said
+def test_what_torch_says_of_it_is_one_sentence(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="2"), one_sentence_errors():
+        raise RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed. ")
+    said = (
+        "error: DataLoader worker (pid 7) is killed by signal: Killed: is memory short? Give fewer --workers, and go on"
+    )
+    assert capsys.readouterr().err == f"{said} with --resume\n"
 
 
 def outside_killer(alive: Callable[[], list[int]]) -> threading.Thread:

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from mutate import damaged, damaged_json, with_ogg_sums, with_png_sums
+from mutate import damaged, damaged_json, with_png_sums
 from PIL import Image
 
 from mmssl.data.images import open_images
@@ -165,11 +165,6 @@ def read_sound(file: Path) -> bool:
 
     refused(listen)
     return bool(frames)
-
-
-def spoil_ogg(seeds: list[bytes], draw: Any) -> bytes:
-    raw = damaged(seeds, draw)
-    return with_ogg_sums(raw) if draw.random() < 0.6 else raw
 
 
 # videos
@@ -485,7 +480,7 @@ FAMILIES = [
         "sound.wav", sounds("wav16.wav", "wav24.wav", "float.wav", "extensible.wav", "rf64.wav", "ulaw.wav"), read_sound
     ),
     Family("sound.flac", sounds("flac16.flac", "flac24.flac"), read_sound),
-    Family("sound.ogg", sounds("vorbis.ogg", "opus.opus"), read_sound, spoil_ogg),
+    Family("sound.ogg", sounds("vorbis.ogg", "opus.opus"), read_sound),
     Family("sound.mp3", sounds("mp3.mp3"), read_sound),
     Family("sound.m4a", sounds("aac.m4a"), read_sound),
     Family("video.mp4", videos("mp4", sound="aac"), read_video),
