@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: setup demo test lint
+.PHONY: setup demo test soak lint
 setup: .venv/ready
 
 .venv/ready: pyproject.toml
@@ -19,6 +19,14 @@ demo: .venv/ready
 
 test: .venv/ready
 	$(BIN)/python -m pytest -q -n auto --dist loadfile
+
+# what takes long: an hour of training that is watched, 200 kills, thousands of damaged files of each kind
+MINUTES ?= 60
+CASES ?= 3000
+soak: .venv/ready
+	$(BIN)/python tests/soak/soak_training.py --minutes $(MINUTES)
+	MMSSL_KILLS=200 $(BIN)/python -m pytest -q tests/faults --timeout=3600
+	MMSSL_FUZZ_CASES=$(CASES) $(BIN)/python -m pytest -q tests/fuzz --timeout=7200
 
 lint: .venv/ready
 	$(BIN)/ruff check .

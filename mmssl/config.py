@@ -86,15 +86,23 @@ def from_dict(cls: type[T], data: Mapping[str, Any], where: str = "config") -> T
     return cls(**{key: _build(hints[key], value, f"{where}.{key}") for key, value in data.items()})
 
 
+def parse_json(text: str) -> Any:
+    """``json.loads`` whose errors are all ValueErrors: it has no text of its own for nesting beyond Python's stack."""
+    try:
+        return json.loads(text)
+    except RecursionError:
+        raise ValueError("its brackets are nested too deep") from None
+
+
 def read_json(path: Path) -> dict[str, Any]:
     """A JSON object from a file. Raises UserError naming the file when it is missing, unreadable or damaged."""
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
+        data = parse_json(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise UserError(f"{path} does not exist: is {path.parent} the folder you meant?") from None
     except OSError as error:
         raise UserError(f"{path} cannot be read ({error.strerror}): correct its permissions, or the path") from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except ValueError as error:  # bytes that are no UTF-8 and numbers of thousands of digits among them
         raise UserError(f"{path} is damaged ({error}): restore it from a copy") from None
     if not isinstance(data, dict):
         raise UserError(f"{path} does not hold a JSON object: restore it from a copy")

@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from mmssl.data.pool import START_METHOD
 from mmssl.data.source import FileSource
-from mmssl.errors import UserError
+from mmssl.errors import LOST_WORKER, LOST_WORKER_REMEDY, UserError
 
 Batch = dict[str, Tensor]
 
@@ -35,8 +35,11 @@ def read_batches(
         order: read as far ahead as the workers need.
         workers: processes; 0 reads in this one.
         pin: put batches into page-locked memory, for a GPU.
+
+    Raises:
+        UserError: when one of the processes was killed.
     """
-    yield from DataLoader(
+    loader = DataLoader(
         reader,
         batch_sampler=order,  # pyright: ignore[reportArgumentType]
         num_workers=workers,
@@ -46,6 +49,12 @@ def read_batches(
         multiprocessing_context=START_METHOD if workers else None,
         worker_init_fn=_leave_interrupts,
     )
+    try:
+        yield from loader
+    except RuntimeError as error:
+        if not str(error).startswith(LOST_WORKER):
+            raise
+        raise UserError(f"{str(error).splitlines()[0].rstrip('. ')}: {LOST_WORKER_REMEDY}") from None
 
 
 def delivered(result: "Batch | Failure", source: FileSource) -> Batch:

@@ -9,8 +9,8 @@ from typing import Literal
 from mmssl.data.audio.header import RECORDINGS, SOUND, VIDEO
 from mmssl.data.images.open import IMAGES
 from mmssl.data.shards.store import is_shards, open_index
-from mmssl.data.stores import TABLES, is_tar, open_folder
-from mmssl.data.text.files import BROKEN, is_text
+from mmssl.data.stores import BROKEN_TAR, TABLES, is_tar, open_folder
+from mmssl.data.text.files import is_text
 
 Kind = Literal["images", "text", "audio", "video"]
 _WORDS: dict[Kind, tuple[str, str]] = {
@@ -86,7 +86,7 @@ def _tar_names(path: Path) -> list[str]:
                 names.append(info.name)
                 if len(names) >= _FIRST:
                     break
-    except BROKEN:
+    except (OSError, *BROKEN_TAR):
         return names
     return names
 
@@ -106,7 +106,7 @@ def _listed(path: Path) -> str | None:
     try:
         header, row = (next(csv.reader([line]), []) for line in (first, second))
         record = dict(zip(header, row, strict=False)) if form == ".csv" else json.loads(first)
-    except (ValueError, csv.Error):
+    except (ValueError, RecursionError, csv.Error):
         return None
     if form == ".csv" and "file" in header:
         return record.get("file", "")
@@ -117,7 +117,7 @@ def _dataset_kind(path: Path) -> Kind:
     for info in (path / "dataset_info.json", *sorted(path.glob("*/dataset_info.json"))):
         try:
             features = json.loads(info.read_text(encoding="utf-8")).get("features") or {}
-        except (OSError, ValueError, AttributeError):
+        except (OSError, ValueError, RecursionError, AttributeError):
             continue
         types = {value.get("_type") for value in features.values() if isinstance(value, dict)}
         return "images" if "Image" in types else "audio" if "Audio" in types else "text"

@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import PurePosixPath
 
@@ -26,6 +27,9 @@ _NOT_LABELS = frozenset({
     "file", "split", "width", "height", "bytes", "id", "text", "words", "seconds", "fps", "frames", "licence",
     "license", "source", "phones", "face", "mouth", "mouth_opening", "eyes_shut",
 })  # fmt: skip
+
+
+_HALVES = re.compile("[\ud800-\udc7f\udd00-\udfff]")
 
 
 class LabelTable:
@@ -109,7 +113,7 @@ class LabelTable:
         if missing:
             raise UserError(f"{self.origin} gives no '{column}' for {len(missing)} files (first: {missing[0]}): add it")
         everything = {(row.get(column) or "").strip() for row in self._rows.values()} - {""}
-        if all(value.isdigit() for value in everything):
+        if all(value.isdecimal() and len(value) < 10 for value in everything):
             classes = sorted(everything, key=int)
             numbers = [int(value) for value in classes]
             if numbers == list(range(len(numbers))):
@@ -129,7 +133,8 @@ class LabelTable:
 
 def _as_text(value: object) -> str:
     if isinstance(value, str):
-        return value
+        # JSON can spell halves of characters; those that stand for odd bytes of a name are kept
+        return _HALVES.sub("\N{REPLACEMENT CHARACTER}", value)
     return "" if value is None else json.dumps(value)
 
 

@@ -58,6 +58,8 @@ def regular_size(path: str | Path) -> int:
         status = os.stat(path)
     except OSError as error:
         raise MediaError("unreadable", f"cannot be opened ({error.strerror or error})") from None
+    except ValueError as error:  # a name that no file can have
+        raise MediaError("unreadable", f"cannot be opened ({error})") from None
     if not stat.S_ISREG(status.st_mode):
         raise MediaError("unreadable", "it is not a regular file")
     return status.st_size

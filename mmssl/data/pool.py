@@ -1,8 +1,9 @@
 """Apply a function to every file, in several processes that can be killed: no file can hang or crash the run.
 
-A worker that says nothing for longer than the time limit allows, or that dies (a crash inside a C decoder, the kernel's
-out-of-memory killer), costs exactly the file it was working on: the file fails with the reason, a new worker goes on
-with the rest. With ``workers=0`` everything runs in this process, and only what SIGALRM can interrupt is limited.
+A worker that says nothing for longer than the time limit allows, or that dies (a crash inside a C decoder), costs
+exactly the file it was working on: the file fails with the reason, a new worker goes on with the rest. One that was
+killed from outside, as the kernel does when memory is short, costs nothing at first: its file is tried once more. With
+``workers=0`` everything runs in this process, and only what SIGALRM can interrupt is limited.
 """
 
 import multiprocessing
@@ -19,6 +20,7 @@ from typing import Any, Literal, TypeVar
 import torch
 
 from mmssl.data.limits import MediaError
+from mmssl.errors import UserError
 
 T = TypeVar("T")
 # fork shares what the parent has loaded; elsewhere it is not available or not safe
@@ -58,6 +60,7 @@ def map_files(
     chunks = [list(indices[start : start + _CHUNK]) for start in range(0, len(indices), _CHUNK)]
     chunks.reverse()
     running: dict[Connection, _Worker] = {}
+    killed: set[int] = set()
     try:
         for _ in range(min(workers, len(chunks))):
             worker = _start(function, chunks.pop(), method)
@@ -66,7 +69,7 @@ def map_files(
             ready = wait(list(running), timeout=0.5)
             for pipe in ready:
                 worker = running[pipe]  # type: ignore[index]
-                yield from _receive(worker)
+                yield from _receive(worker, killed)
                 if not worker.todo or not worker.alive:
                     del running[worker.pipe]
                     successor = _next(worker, function, chunks, method)
@@ -124,8 +127,11 @@ def _start(function: Callable[[int], Any], todo: list[int], method: Method) -> _
     return _Worker(process, ours, place, todo)
 
 
-def _receive(worker: _Worker) -> Iterator[tuple[int, Any]]:
-    """One message of a worker: some results, or its end, which costs the file it was at."""
+def _receive(worker: _Worker, killed: set[int]) -> Iterator[tuple[int, Any]]:
+    """One message of a worker: some results, or its end, which costs the file it was at.
+
+    ``killed``: files at which a worker was killed from outside; the second time is the file's fault.
+    """
     try:
         results = worker.pipe.recv()
     except (EOFError, OSError):
@@ -134,6 +140,13 @@ def _receive(worker: _Worker) -> Iterator[tuple[int, Any]]:
         code = worker.process.exitcode or 0
         how = f"signal {-code}" if code < 0 else f"exit code {code}"
         culprit = worker.place.value
+        if code == -getattr(signal, "SIGKILL", 9) and worker.verdict is None and culprit not in killed:
+            killed.add(culprit)
+            return
+        if culprit < 0 and code < 0:
+            raise UserError(
+                f"a worker process was killed ({how}) twice: is memory short? Give fewer --workers"
+            ) from None
         if culprit < 0:
             raise RuntimeError(f"a worker process ended before it read a file ({how})") from None
         worker.todo.remove(culprit)  # what else it had done and not sent will be done again

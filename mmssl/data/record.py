@@ -11,6 +11,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+from mmssl.config import parse_json
 from mmssl.data.limits import MediaError
 from mmssl.data.source import FileSource
 
@@ -31,7 +32,7 @@ def record_path(source: FileSource, settings: str) -> Path:
 def load_record(path: Path) -> tuple[Any, dict[int, MediaError]] | None:
     """Facts and failures by file number; None when there is no record or it cannot be understood."""
     try:
-        stored = json.loads(path.read_text(encoding="utf-8"))
+        stored = parse_json(path.read_text(encoding="utf-8"))
         failures = {int(index): MediaError(kind, reason) for index, (kind, reason) in stored["failures"].items()}
         return stored["facts"], failures
     except (OSError, ValueError, KeyError, TypeError, AttributeError):

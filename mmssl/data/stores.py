@@ -27,6 +27,9 @@ UNPACKED_LIMIT = 2 * 2**30
 TABLES = ("labels.csv", "manifest.jsonl")
 """Files that say what is known of the others: one of these beside or among them is read."""
 
+BROKEN_TAR = (tarfile.TarError, EOFError, zlib.error, ValueError, MemoryError, RecursionError, OverflowError)
+"""What tarfile raises on damage: headers claim sizes beyond all memory, numbers that are none, chains without end."""
+
 Wanted = Callable[[str], bool]
 """Tells by its name whether a file is of the wanted kind."""
 
@@ -111,7 +114,7 @@ class FileStore:
     def stamp(self, index: int) -> tuple[int, int]:
         try:
             status = os.stat(self.paths[index])
-        except OSError:
+        except (OSError, ValueError):
             return -1, -1
         return status.st_size, status.st_mtime_ns
 
@@ -170,7 +173,9 @@ class TarStore:
             members = self._index()
         except OSError as error:
             raise UserError(f"{path} cannot be read ({error.strerror or error}): is it a whole tar file?") from None
-        except (tarfile.TarError, EOFError, zlib.error) as error:
+        except BROKEN_TAR as error:
+            if isinstance(error, UserError):
+                raise
             raise UserError(f"{path} is not a whole tar file ({error}): make or copy it again") from None
         self._members = sorted((m for m in members if wanted(m.name)), key=lambda member: member.name)
         self.names = [member.name for member in self._members]
@@ -202,8 +207,13 @@ class TarStore:
         return io.BytesIO(self._unpacked)
 
     def read_text(self, name: str) -> str | None:
-        """One of TABLES, when it is in the archive."""
-        return self._read(self._tables[name]).decode("utf-8-sig") if name in self._tables else None
+        """One of TABLES, when it is in the archive. Raises UserError for one that is no UTF-8 text."""
+        if name not in self._tables:
+            return None
+        try:
+            return self._read(self._tables[name]).decode("utf-8-sig")
+        except (UnicodeDecodeError, MemoryError) as error:
+            raise UserError(f"{self.path}!{name} cannot be read as UTF-8 text ({error}): write it again") from None
 
     def _read(self, member: _Member) -> bytes:
         with self._lock:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mmssl.errors import UserError
+from mmssl.errors import UserError, printable
 
 if TYPE_CHECKING:
     from mmssl.data.text.tokenizer import TextTokenizer
@@ -124,7 +124,7 @@ def print_texts(texts: Sequence[Sequence[Token]], caption: str, console: Any = N
     from rich.text import Text
 
     console = console or Console(highlight=False)
-    console.print(Text(caption, style="bold"))
+    console.print(Text(printable(caption), style="bold"))
     for tokens in texts:
         line, rows, number = Text(), [], 0
         for token in tokens:

@@ -62,7 +62,10 @@ def no_config(folder: Path) -> UserError:
 def read_weights(file: Path) -> Weights:
     """Tensors of a safetensors file, or of all files that its index names, in single precision."""
     if file.suffix == ".json":
-        names = sorted(set(read_json(file).get("weight_map", {}).values()))
+        listed = read_json(file).get("weight_map")
+        if not isinstance(listed, dict) or not all(isinstance(name, str) for name in listed.values()):
+            raise UserError(f"{file} does not say which file holds which tensor: copy the folder again")
+        names = sorted(set(listed.values()))
         weights = {key: value for name in names for key, value in read_safetensors(file.parent / name).items()}
     else:
         weights = read_safetensors(file)

@@ -10,16 +10,25 @@ from torch import Tensor
 
 from mmssl.errors import UserError
 
+MOST_PATCHES = 2**20
+"""Beyond it positions alone take gigabytes: no Transformer reads so many, but a damaged config may ask for them."""
+
 
 def patch_grid(image_size: tuple[int, int], patch_size: tuple[int, int]) -> tuple[int, int]:
-    """Rows and columns of patches. Raises UserError where the patch does not divide the image."""
+    """Rows and columns of patches. Raises UserError where the patch does not divide the image, or it has too many."""
     (height, width), (patch_height, patch_width) = image_size, patch_size
     if min(height, width, patch_height, patch_width) < 1 or height % patch_height or width % patch_width:
         raise UserError(
             f"patch size {patch_height}x{patch_width} does not divide image size {height}x{width}: "
             "choose an image size that is a multiple of the patch size"
         )
-    return height // patch_height, width // patch_width
+    rows, columns = height // patch_height, width // patch_width
+    if rows * columns > MOST_PATCHES:
+        raise UserError(
+            f"an image of {height}x{width} has {rows * columns:,} patches of {patch_height}x{patch_width}, more than "
+            f"{MOST_PATCHES:,}: choose larger patches"
+        )
+    return rows, columns
 
 
 def patchify(

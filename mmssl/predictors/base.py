@@ -118,11 +118,12 @@ class Predictor(nn.Module, ABC):
         weights = self.state_dict() if weights is None else weights
         write_safetensors(folder / "model.safetensors", weights, {"predictor": self.name})
         config = {"predictor": self.name, **asdict(self.config)}
-        (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+        staged = folder / ".config.json.new"
+        staged.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+        os.replace(staged, folder / "config.json")
 
-    def load_weights(self, file: Path) -> None:
-        """Load ``model.safetensors`` strictly. Raises UserError where the file is damaged or of another model."""
-        weights = read_safetensors(file)
+    def load_weights(self, weights: Mapping[str, Tensor], file: Path) -> None:
+        """Load what ``file`` holds, strictly. Raises UserError where it is of another model, or not finite."""
         own = self.state_dict()
         missing = sorted(own.keys() - weights.keys())
         extra = sorted(weights.keys() - own.keys())
@@ -133,6 +134,9 @@ class Predictor(nn.Module, ABC):
                 f"{file} holds another model than this config describes (first difference: {first}): "
                 "use the config.json that was saved with it"
             )
+        for name, tensor in weights.items():
+            if tensor.dtype.is_floating_point and not tensor.isfinite().all():
+                raise UserError(f"{file} has numbers in {name} that are not finite: use an earlier copy")
         self.load_state_dict(weights)
 
 

@@ -1,7 +1,6 @@
 """What is in run folders and sweep folders, read as far as it can be read."""
 
 import dataclasses
-import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -9,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from mmssl import __version__
-from mmssl.config import read_json
+from mmssl.config import parse_json, read_json
 from mmssl.errors import UserError
 from mmssl.evaluation.probe_results import ProbeReport, ProbeResult
 from mmssl.training.doctor import examine
@@ -207,7 +206,7 @@ def read_sweeps(folders: Sequence[Path]) -> tuple[list[Sweep], list[Absent]]:
 def _lines_of(folder: Path) -> list[Path]:
     """A sweep of two flags is a sweep of one in a folder for each value of the other (``--by``)."""
     try:
-        data = json.loads((folder / "sweep.json").read_text(encoding="utf-8"))
+        data = parse_json((folder / "sweep.json").read_text(encoding="utf-8"))
         return [folder / f"{data['by']}-{other.replace(' ', '-')}" for other in data["lines"]]
     except (OSError, ValueError, KeyError, TypeError):
         return [folder]
@@ -237,7 +236,7 @@ def _kind_of(folder: Path, flag: str, values: Mapping[str, Any]) -> str:
     """The predictor of a sweep, from the first of its runs that says so."""
     for value in values:
         try:
-            saved = json.loads((run_of_sweep(folder, flag, value, 0) / "config.json").read_text(encoding="utf-8"))
+            saved = parse_json((run_of_sweep(folder, flag, value, 0) / "config.json").read_text(encoding="utf-8"))
             return str(saved["predictor"]["predictor"])
         except (OSError, ValueError, KeyError, TypeError):
             continue

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from markupsafe import Markup
 
+from mmssl.data.limits import Limits, MediaError, guarded
 from mmssl.report.gather import Run, Sweep
 from mmssl.report.sweep_charts import shown_value
 from mmssl.report.words import Words, words_of
@@ -129,9 +130,9 @@ def small_picture(file: Path) -> tuple[str, int, int] | None:
     from PIL import Image
 
     try:
-        with Image.open(file) as opened:
+        with guarded(Limits().seconds), Image.open(file) as opened:
             picture = opened.convert("RGB")
-    except OSError:
+    except MediaError:
         return None
     picture.thumbnail((WIDEST, 10 * WIDEST))
     stream = io.BytesIO()

@@ -56,8 +56,6 @@ def examine(path: str | Path) -> Examination:
         every = settings.get("log_every")
         first = f"its first line comes after {every} steps (--log-every)" if every else "its first line is yet to come"
         raise UserError(f"{run.journal_file} has no complete line: {first}; look again then")
-    if not all(isinstance(entry, dict) and isinstance(entry.get("step"), int) for entry in entries):
-        raise UserError(f"{run.journal_file} is not the journal of a run: each line needs a step")
     validation = next((entry for entry in reversed(entries) if "val_skill" in entry), {})
     last = {name: number for name, number in validation.items() if name.startswith("val_")} | entries[-1]
     cut = not run.journal_file.read_bytes().endswith(b"\n")

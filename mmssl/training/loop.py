@@ -119,7 +119,7 @@ class Trainer:
         display = Display(self.config.steps, self.step)
         try:
             with _catch_signals(self), display:
-                clock, stops = _Clock(self.step), False
+                clock, (stops, _) = _Clock(self.step), self.wishes.ask(self.interrupted, False)
                 while self.step < self.config.steps and not stops:
                     self._optimizer_step(stream, clock)
                     display.advance(self.step)
@@ -142,6 +142,7 @@ class Trainer:
         finally:
             if journal is not None:
                 journal.close()
+            self.run.release()
         if self.hopeless and self.step < self.config.steps:
             raise UserError(f"saved and stopped after step {self.step}, as --stop-when-unhealthy asks. {self.hopeless}")
         return self.step == self.config.steps
@@ -240,6 +241,9 @@ class Trainer:
         window = {name: value.item() for name, value in total_by_name(self.window).items()}
         extra = {"window": window, "trained_seconds": self.trained_seconds}
         save_checkpoint(self.run.checkpoints, self.step, self.predictor, self.optimizer, extra)
+        self._save_model()
+
+    def _save_model(self) -> None:
         weights = whole_weights(self.predictor)
         if is_main():
             self.predictor.save(self.run.model, weights)
@@ -252,6 +256,7 @@ class Trainer:
         # sums over all ranks, which count once
         window = state["window"] if is_main() else dict.fromkeys(state["window"], 0.0)
         self.window = {name: torch.tensor(value, device=self.device) for name, value in window.items()}
+        self._save_model()  # a kill may have come between this checkpoint and its model
 
 
 class _Clock:

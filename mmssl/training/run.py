@@ -27,6 +27,7 @@ from mmssl.training.distributed import (
     rank_device,
     same_everywhere,
 )
+from mmssl.training.lock import Lock
 
 C = TypeVar("C", bound=RunConfig)
 P = TypeVar("P")
@@ -79,6 +80,7 @@ class RunFolder:
     def __init__(self, path: str | Path, keep_checkpoints: int = 2) -> None:
         self.path = Path(path)
         self.checkpoints = Checkpoints(self.path / "checkpoints", keep_checkpoints)
+        self._lock: Lock | None = None
 
     @property
     def config_file(self) -> Path:
@@ -106,11 +108,25 @@ class RunFolder:
         saved.pop("predictor", None)
         return from_dict(config_class, saved, str(self.config_file))
 
-    def check(self, resume: bool) -> Path | None:
-        """Before any data is read: the checkpoint to resume from, or None.
+    def hold(self) -> None:
+        """Become the only writer, see :mod:`mmssl.training.lock`; of several processes the first is it for all.
 
-        Raises UserError where ``path`` is a file, where a run is there already and ``resume`` was not asked for, or
-        where there is nothing to resume.
+        Raises UserError where another process is.
+        """
+        if self._lock is None and is_main():
+            self._lock = Lock(self.path)
+
+    def release(self) -> None:
+        """Let others write."""
+        if self._lock is not None:
+            self._lock.release()
+            self._lock = None
+
+    def check(self, resume: bool) -> Path | None:
+        """Before any data is read: the checkpoint to resume from, or None. From now on nobody else may write.
+
+        Raises UserError where ``path`` is a file, where a run is there already and ``resume`` was not asked for, where
+        there is nothing to resume, or where another process writes there.
         """
         if self.path.exists() and not self.path.is_dir():
             raise UserError(f"--out {self.path} is a file: choose a folder, which is made if missing")
@@ -119,6 +135,8 @@ class RunFolder:
             raise UserError(f"{self.path} already holds a run: add --resume to continue it, or choose another --out")
         if newest is None and resume and not self.config_file.is_file():
             raise UserError(f"{self.path} holds no run to resume: leave out --resume, or correct --out")
+        if self.path.is_dir():
+            self.hold()
         return newest
 
     def start(self, config: RunConfig, predictor: dict[str, Any], data: dict[str, Any]) -> Path | None:
@@ -134,6 +152,7 @@ class RunFolder:
         if newest is not None:
             differences = _differences(read_json(self.config_file), described)
             if differences:
+                self.release()
                 raise UserError(
                     f"--resume would continue another task than the run in {self.path}:\n  "
                     + "\n  ".join(differences)
@@ -144,6 +163,7 @@ class RunFolder:
                 self.path.mkdir(parents=True, exist_ok=True)
             except OSError as error:
                 raise UserError(f"--out {self.path} cannot be made ({error.strerror}): choose another folder") from None
+            self.hold()
             described |= {"command": shlex.join(sys.argv), "versions": _versions(), "git": _git_state()}
             if launch_id():
                 described |= {"launch": launch_id()}

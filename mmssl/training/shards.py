@@ -21,7 +21,14 @@ from torch import Tensor, nn
 from mmssl.errors import UserError
 from mmssl.nn.over_ranks import is_cut
 from mmssl.predictors.base import read_safetensors, write_safetensors
-from mmssl.training.checkpoint import Checkpoints, optimizer_tensors, random_state, restore_random, write_state
+from mmssl.training.checkpoint import (
+    Checkpoints,
+    optimizer_tensors,
+    random_state,
+    restore_random,
+    room,
+    write_state,
+)
 from mmssl.training.distributed import barrier, broadcast_text, is_main
 
 RANDOM = "random.safetensors"
@@ -58,7 +65,7 @@ def save_checkpoint(
     from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageWriter
     from torch.distributed.checkpoint.state_dict_saver import save
 
-    with checkpoints.staging(step) if is_main() else nullcontext() as staged:
+    with checkpoints.staging(step, room(model, optimizer)) if is_main() else nullcontext() as staged:
         folder = broadcast_text(str(staged))
         tensors = {**model.state_dict(), **optimizer_tensors(optimizer)}
         try:
@@ -80,10 +87,13 @@ def load_checkpoint(
 
     Raises UserError as that does.
     """
+    if is_main():  # alone: what is damaged is moved aside
+        path, _ = checkpoints.whole(path)
+    path = Path(broadcast_text(str(path)))
     if not has_parts(model):
         state = checkpoints.load(path, model, optimizer)
     else:
-        state = checkpoints.check(path)
+        _, state = checkpoints.whole(path)
         _load_cut(path, model, optimizer)
         restore_random(path)
     barrier()

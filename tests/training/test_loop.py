@@ -267,24 +267,10 @@ def test_not_a_number_names_step_samples_and_checkpoint(tmp_path):
     assert all(torch.isfinite(tensor).all() for tensor in weights(tmp_path / "run").values())
 
 
-def test_damaged_checkpoints(tmp_path):
+def test_without_its_newest_checkpoint_a_run_goes_on_from_the_one_before(tmp_path):
     run = tmp_path / "run"
     train(run)
-    newest = run / "checkpoints" / "step-00000012"
-    file = newest / "model.safetensors"
-    whole = file.read_bytes()
-    for broken in (whole[: len(whole) // 2], whole[:-1] + bytes([whole[-1] ^ 1]), b""):
-        file.write_bytes(broken)
-        with pytest.raises(
-            UserError, match=r"model\.safetensors is cut or damaged: delete .*step-00000012 to resume from step 8"
-        ):
-            train(run, resume=True)
-    file.write_bytes(whole)
-    for broken in ('{"step": 1', "{}"):
-        (newest / "state.json").write_text(broken)
-        with pytest.raises(UserError, match=r"state\.json is cut or damaged: delete .* to resume from step 8"):
-            train(run, resume=True)
-    shutil.rmtree(newest)
+    shutil.rmtree(run / "checkpoints" / "step-00000012")
     train(run, resume=True)
     train(tmp_path / "whole")
     assert_same_run(run, tmp_path / "whole")

@@ -16,7 +16,7 @@ from mmssl.data.audio.header import AudioLimits, Header
 from mmssl.data.audio.source import AudioSource, open_audio
 from mmssl.data.limits import MediaError
 from mmssl.data.pool import map_files
-from mmssl.data.report import QUANTILES, class_counts, overview, print_classes, print_files, quantiles
+from mmssl.data.report import QUANTILES, class_counts, overview, plain, print_classes, print_files, quantiles
 from mmssl.data.skipped import Skipped
 
 FRAME_SECONDS = 0.02
@@ -213,13 +213,12 @@ def print_audio_report(report: dict[str, Any]) -> None:
 
 
 def _overview(report: dict[str, Any]) -> list[tuple[str, str]]:
-    from rich.markup import escape
 
     rows = overview(report, "recordings")
     if "hours" not in report:
         return rows
     counted = [
-        (title, ", ".join(f"{escape(key)}{unit} {count:,}" for key, count in report[name].items()))
+        (title, ", ".join(f"{plain(key)}{unit} {count:,}" for key, count in report[name].items()))
         for title, name, unit in (
             ("formats", "formats", ":"),
             ("rates", "rates", " Hz:"),

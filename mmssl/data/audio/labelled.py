@@ -15,7 +15,6 @@ column ``split`` or by folders named train, val, test; where nothing is said, a 
 """
 
 import hashlib
-import json
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -24,6 +23,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float64, Int64
 
+from mmssl.config import parse_json
 from mmssl.data.audio.header import AudioLimits
 from mmssl.data.audio.resample import resampled_length
 from mmssl.data.audio.source import AudioSource, open_audio
@@ -172,8 +172,10 @@ def _items(source: AudioSource, column: str, notes: list[str]) -> list[tuple[int
 def _stretches(value: str) -> list[tuple[float, float, str] | None]:
     """What a list of [label, start, end] says; None for an entry that is something else."""
     try:
-        listed = json.loads(value) if value else []
+        listed = parse_json(value) if value else []
     except ValueError:
+        return [None]
+    if not isinstance(listed, list):
         return [None]
     found: list[tuple[float, float, str] | None] = []
     for entry in listed:

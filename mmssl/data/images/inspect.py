@@ -17,7 +17,7 @@ from mmssl.data.images.open import open_images
 from mmssl.data.images.source import ImageSource
 from mmssl.data.limits import Limits, MediaError
 from mmssl.data.pool import map_files
-from mmssl.data.report import QUANTILES, class_counts, overview, print_classes, print_files, quantiles
+from mmssl.data.report import QUANTILES, class_counts, overview, plain, print_classes, print_files, quantiles
 from mmssl.data.skipped import Skipped
 
 # Larger images are thinned to about this many pixels for mean and standard deviation.
@@ -141,14 +141,13 @@ def print_report(report: dict[str, Any]) -> None:
 
 
 def _overview(report: dict[str, Any]) -> list[tuple[str, str]]:
-    from rich.markup import escape
 
     rows = overview(report, "images")
     if "height" not in report:
         return rows
     size, patch = report["suggestion"]["image_size"], report["suggestion"]["patch_size"]
     counted = [
-        (name, ", ".join(f"{escape(key)} {count:,}" for key, count in report[name].items()))
+        (name, ", ".join(f"{plain(key)} {count:,}" for key, count in report[name].items()))
         for name in ("formats", "modes")
     ]
     return [

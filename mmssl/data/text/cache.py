@@ -23,6 +23,7 @@ from typing import IO
 import numpy as np
 from jaxtyping import Int64, Shaped, UInt8
 
+from mmssl.config import parse_json
 from mmssl.data.text.source import TextSource, document_name
 from mmssl.data.text.tokenizer import TextTokenizer
 from mmssl.errors import FULL, UserError
@@ -117,7 +118,7 @@ def open_cache(
 def _facts(folder: Path) -> dict | None:
     """What is written of a cache, or None when it is missing or its files are not as long as it says."""
     try:
-        facts = json.loads((folder / "facts.json").read_text(encoding="utf-8"))
+        facts = parse_json((folder / "facts.json").read_text(encoding="utf-8"))
         whole = all((folder / name).stat().st_size == size for name, size in facts["sizes"].items())
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None

@@ -16,7 +16,7 @@ from io import BufferedIOBase
 from pathlib import Path, PurePosixPath
 
 from mmssl.data.skipped import Skipped
-from mmssl.data.stores import is_tar, open_folder
+from mmssl.data.stores import BROKEN_TAR, is_tar, open_folder
 from mmssl.errors import UserError
 
 PLAIN = (".txt", ".text", ".md")
@@ -25,7 +25,10 @@ PARQUET = ".parquet"
 EXTENSIONS = (*PLAIN, *ROWS, PARQUET)
 CHUNK = 2**20
 BROKEN = (OSError, EOFError, zlib.error, tarfile.TarError)
-"""What reading a damaged file or archive raises (a bad gzip is an OSError)."""
+"""What reading a damaged file raises (a bad gzip is an OSError)."""
+INFLATED = 2**30
+INFLATION = 300
+"""A gzip that has given so many bytes, and so many times its own, is a bomb: texts shrink to a third or a tenth."""
 
 
 @dataclass(frozen=True)
@@ -109,7 +112,7 @@ def _list_tar(path: Path, prefix: str) -> tuple[list[TextFile], list[Skipped]]:
                     files.append(TextFile(prefix + name, path, place))
                 else:
                     skipped.append(_other(prefix + name))
-    except BROKEN as error:
+    except (OSError, *BROKEN_TAR) as error:
         reason = f"is not a whole tar file ({error}): what comes after the damage is not used"
         skipped.append(Skipped(prefix.rstrip("/") or path.name, reason, "broken"))
     return files, skipped
@@ -169,8 +172,8 @@ def _tar_streams(
                     yield wanted[member], stream
                 if len(done) == len(wanted):
                     break
-    except BROKEN as error:
-        failure = error
+    except (OSError, *BROKEN_TAR) as error:
+        failure = zlib.error(why(error))
     for member, place in wanted.items():
         if member not in done:
             yield place, failure
@@ -185,8 +188,23 @@ def _open(path: Path) -> BufferedIOBase:
 def _unpacked(raw: BufferedIOBase) -> BufferedIOBase:
     buffered = io.BufferedReader(raw, 2**16)  # type: ignore[arg-type]
     if buffered.peek(2)[:2] == b"\x1f\x8b":
-        return gzip.GzipFile(fileobj=buffered)
+        return _Inflated(buffered)
     return buffered
+
+
+class _Inflated(gzip.GzipFile):
+    """Raises zlib.error where it goes on and on."""
+
+    def __init__(self, packed: io.BufferedReader) -> None:
+        super().__init__(fileobj=packed)
+        self._packed, self._given = packed, 0
+
+    def read(self, size: int | None = -1) -> bytes:
+        found = super().read(size)
+        self._given += len(found)
+        if self._given > INFLATED and self._given > INFLATION * self._packed.tell():
+            raise zlib.error(f"it unpacks to more than {INFLATION} times its size")
+        return found
 
 
 def chunks(stream: BufferedIOBase) -> Iterator[bytes]:

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from mmssl.data.report import print_files
+from mmssl.data.report import plain, print_files
 from mmssl.data.text.cache import batches_of
 from mmssl.data.text.cutting import Documents
 from mmssl.data.text.documents import open_texts
@@ -114,25 +114,23 @@ def print_text_report(report: dict[str, Any]) -> None:
 
 
 def _overview(report: dict[str, Any]) -> list[tuple[str, str]]:
-    from rich.markup import escape
 
-    splits = ", ".join(f"{escape(name)} {count:,}" for name, count in report["splits"].items())
+    splits = ", ".join(f"{plain(name)} {count:,}" for name, count in report["splits"].items())
     encodings = ", ".join(f"{name} {count:,}" for name, count in report["encodings"].items())
     per_word = report["tokens"] / max(report["words"], 1)
     return [
-        ("data", escape(report["data"]) + (f" (split {escape(report['split'])})" if report["split"] else "")),
+        ("data", plain(report["data"]) + (f" (split {plain(report['split'])})" if report["split"] else "")),
         ("documents", f"{report['documents']:,} from {report['files']:,} files, {report['characters']:,} characters"),
         ("splits", splits + (" (no validation split: held out by a hash of the text)" if report["held_out"] else "")),
-        ("cut", escape("\n".join(report["notes"]))),
+        ("cut", plain("\n".join(report["notes"]))),
         *([("encodings", encodings)] if encodings else []),
-        ("tokenizer", escape(report["tokenizer"])),
+        ("tokenizer", plain(report["tokenizer"])),
         ("tokens", f"{report['tokens']:,} in {report['words']:,} words ({per_word:.2f} a word)"),
         ("unknown", f"{report['unknown']:.3%} of tokens; {report['never_used']:,} of the vocabulary never occur"),
     ]
 
 
 def _print_tokens(console: Any, frequent: list[dict[str, Any]]) -> None:
-    from rich.markup import escape
 
-    shown = "  ".join(f"{escape(repr(row['token'])[1:-1])} {row['share']:.1%}" for row in frequent)
+    shown = "  ".join(f"{plain(repr(row['token'])[1:-1])} {row['share']:.1%}" for row in frequent)
     console.print(f"\n[bold]most frequent tokens[/]\n  {shown}")

@@ -111,8 +111,11 @@ def read_parquet(stream: BufferedIOBase, column: str) -> Iterator[Row]:
             for row in batch.to_pylist():
                 number += 1
                 yield _row(number, row, column)
-    except (pyarrow.ArrowException, OSError) as error:
-        raise NotTextError("broken", f"cannot be read as parquet ({str(error).splitlines()[0]})") from None
+    except NotTextError:
+        raise
+    except Exception as error:  # Arrow raises nearly any type on damaged input
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise NotTextError("broken", f"cannot be read as parquet ({reason})") from None
 
 
 def open_dataset(path: Path, column: str) -> dict[str, Any]:

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from jaxtyping import Int32, UInt8
 
+from mmssl.config import parse_json
 from mmssl.data.text.words import token_marks, word_numbers
 from mmssl.errors import UserError
 
@@ -218,7 +219,7 @@ def _read_json(path: Path) -> dict[str, Any]:
     if not path.is_file():
         return {}
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
+        value = parse_json(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise UserError(f"{path} cannot be read as JSON ({error}): copy the tokenizer's directory again") from None
     return value if isinstance(value, dict) else {}
@@ -247,9 +248,11 @@ def _convert(folder: Path, special: dict[str, Any]) -> "Tokenizer":
             and "tokenizer_class" not in special
             and not (folder / "config.json").exists()
         ):
-            loaded = transformers.BertTokenizer.from_pretrained(str(folder))
-        else:
-            loaded = transformers.AutoTokenizer.from_pretrained(str(folder))
+            loaded = transformers.BertTokenizer.from_pretrained(str(folder), local_files_only=True)
+        else:  # a folder may name code of its own, or ask for it elsewhere: neither is done
+            loaded = transformers.AutoTokenizer.from_pretrained(
+                str(folder), trust_remote_code=False, local_files_only=True
+            )
         tokenizer = loaded.backend_tokenizer
     except Exception as error:  # transformers raises nearly any type
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__

@@ -129,7 +129,8 @@ class _Listed:
 
 def cached_listing(store: ClipStore, split: str | None) -> tuple[Listing, list[str | MediaError]]:
     """The videos that :func:`write_listing` wrote of, and their keys. Raises UserError when it did not."""
-    keys = {row["file"]: row["key"] for row in read_rows(store.folder / "listing.jsonl")}
+    rows = read_rows(store.folder / "listing.jsonl")
+    keys = {str(row["file"]): str(row["key"]) for row in rows if row.keys() >= {"file", "key"}}
     if not keys:
         raise UserError(f"{store.folder} was not finished: run data_prep/cache_clips.py again, it goes on")
     table = None
@@ -138,7 +139,11 @@ def cached_listing(store: ClipStore, split: str | None) -> tuple[Listing, list[s
         table = LabelTable.parse(manifest.read_text(encoding="utf-8"), str(manifest))
     part = Part(_Listed(store, sorted(keys)), "", table)
     listing = list_parts([part], split, VIDEOS, str(store.folder))
-    said = {row["file"]: MediaError(row["kind"], row["reason"]) for row in read_rows(store.folder / "skipped.jsonl")}
+    said = {
+        str(row["file"]): MediaError(str(row["kind"]), str(row["reason"]))
+        for row in read_rows(store.folder / "skipped.jsonl")
+        if row.keys() >= {"file", "kind", "reason"}
+    }
     lost = MediaError("broken", "its clip is not there any more: run data_prep/cache_clips.py again")
     return listing, [
         keys[entry.file] if keys[entry.file] in store else said.get(entry.file, lost) for entry in listing.entries

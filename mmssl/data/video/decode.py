@@ -85,7 +85,8 @@ def decode_clip(
     _check_memory(settings, wanted, limits)
     with _refusals(limits.patience(length)):
         stop = None if seconds is None else (first if start is None else start) + seconds
-        sound = read_sound(extent, settings.sample_rate, start, stop, limits.seconds)
+        most = limits.clip_bytes / settings.bytes_of(1) / settings.fps
+        sound = read_sound(extent, settings.sample_rate, start, stop, limits.seconds, most)
         return _with_pictures(extent, settings, start, stop, limits, sound, form, length)
 
 
@@ -225,6 +226,8 @@ def _show(
     """Add a source frame to the clip so many times; what is not shown is not converted."""
     if not count:
         return
+    # headers may be honest, and time stamps jump by years
+    _check_memory(track.settings, (len(track.frames) + count) / track.settings.fps, track.limits)
     pixels = pictures.upright(frame, track.settings.colour)
     box = finder.box(time, pixels)
     picture = pictures.cut(pixels, box, track.settings.size)

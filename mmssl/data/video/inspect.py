@@ -12,7 +12,7 @@ import numpy as np
 
 from mmssl.data.limits import MediaError
 from mmssl.data.pool import map_files
-from mmssl.data.report import QUANTILES, class_counts, overview, print_classes, print_files, quantiles
+from mmssl.data.report import QUANTILES, class_counts, overview, plain, print_classes, print_files, quantiles
 from mmssl.data.skipped import Skipped
 from mmssl.data.video.doctor import SILENCE_DB, Examined, examine, findings
 from mmssl.data.video.limits import VideoLimits
@@ -128,13 +128,12 @@ def print_video_report(report: dict[str, Any]) -> None:
 
 
 def _overview(report: dict[str, Any]) -> list[tuple[str, str]]:
-    from rich.markup import escape
 
     rows = overview(report, "videos")
     if "hours" not in report:
         return rows
     counted = [
-        (title, ", ".join(f"{escape(key)}{unit} {count:,}" for key, count in report[name].items()))
+        (title, ", ".join(f"{plain(key)}{unit} {count:,}" for key, count in report[name].items()))
         for title, name, unit in (
             ("formats", "formats", ":"),
             ("pixels", "sizes", ":"),

@@ -5,6 +5,7 @@ with silence and reported; one that comes earlier loses what was there already. 
 of container clocks (Matroska: milliseconds) and move nothing.
 """
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -49,13 +50,18 @@ class Sound:
         return self.start + self.frames / self.rate
 
 
-def read_sound(extent: Extent, sample_rate: int, begin: float | None, stop: float | None, seconds: float) -> Sound:
-    """Decode the sound, or its part from ``begin`` to ``stop`` and a little on both sides. Raises MediaError."""
+def read_sound(
+    extent: Extent, sample_rate: int, begin: float | None, stop: float | None, seconds: float, most: float = math.inf
+) -> Sound:
+    """Decode the sound, or its part from ``begin`` to ``stop`` and a little on both sides.
+
+    Opening and each read may take ``seconds``. Raises MediaError, also where there are more than ``most`` seconds.
+    """
     with open_media(extent, seconds) as container:
         stream = sound_of(container)
         sound = Sound(stream.codec_context.name)
         packets = _packets(container, stream, begin)
-        blocks = _placed(packets, float(stream.time_base), sound, stop)
+        blocks = _placed(packets, float(stream.time_base), sound, stop, most)
         first = next(blocks, None)
         if first is None:
             raise MediaError("broken", "its sound track has no samples")
@@ -89,7 +95,7 @@ def _packets(container: Any, stream: Any, begin: float | None) -> Iterator[Any]:
 
 
 def _placed(
-    packets: Iterator[Any], tick: float, sound: Sound, stop: float | None
+    packets: Iterator[Any], tick: float, sound: Sound, stop: float | None, most: float
 ) -> Iterator[Float32[np.ndarray, " frame"]]:
     """One channel without gaps; what the stream is and where its gaps are goes into ``sound``."""
     for packet in packets:
@@ -118,6 +124,8 @@ def _placed(
         if not len(block):
             continue
         sound.frames += len(block)
+        if sound.frames > most * sound.rate:
+            raise MediaError("limit", f"its sound goes on beyond the limit of {most / 3600:.1f} h for a clip")
         yield block
         if stop is not None and sound.end > stop + PREROLL:
             return

@@ -22,7 +22,7 @@ from typing import IO, Any
 import numpy as np
 from jaxtyping import Int16, UInt8
 
-from mmssl.config import from_dict
+from mmssl.config import from_dict, parse_json
 from mmssl.data.limits import MediaError
 from mmssl.data.stores import Extent
 from mmssl.data.video.clip import Clip, ClipSettings, Streams
@@ -89,7 +89,9 @@ class ClipStore:
         self._shard: IO[bytes] | None = None
         self._read_index()
         self.seen: dict[str, tuple[int, int, str]] = {
-            row["file"]: (row["size"], row["changed"], row["key"]) for row in read_rows(folder / "files.jsonl")
+            row["file"]: (row["size"], row["changed"], row["key"])
+            for row in read_rows(folder / "files.jsonl")
+            if row.keys() >= {"file", "size", "changed", "key"} and isinstance(row["file"], str)
         }
         """Size, time of change and key of files by where they lie."""
 
@@ -108,12 +110,17 @@ class ClipStore:
     def _read_index(self) -> None:
         sizes: dict[str, int] = {path.name: path.stat().st_size for path in self.folder.glob("shard-*.bin")}
         for row in read_rows(self.folder / "index.jsonl"):
-            key = row.pop("key")
-            if "kind" in row:
-                self._records[key] = MediaError(row["kind"], row["reason"])
+            try:
+                key = str(row.pop("key"))
+                if "kind" in row:
+                    self._records[key] = MediaError(str(row["kind"]), str(row["reason"]))
+                    continue
+                record = from_dict(Record, row)
+            except (KeyError, UserError):  # a line that is none of ours is one that is not there
                 continue
-            record = Record(**row)
-            if record.offset + self._bytes(record) <= sizes.get(record.shard, 0):
+            # a shard is a file of this folder, and the clip lies within it
+            inside = 0 <= record.offset <= record.offset + self._bytes(record) <= sizes.get(record.shard, 0)
+            if inside and record.frames > 0:
                 self._records[key] = record
 
     def _bytes(self, record: Record) -> int:
@@ -227,7 +234,7 @@ def _stored_settings(folder: Path) -> ClipSettings | None:
     if not is_store(folder):
         return None
     try:
-        data = json.loads((folder / "clips.json").read_text(encoding="utf-8"))
+        data = parse_json((folder / "clips.json").read_text(encoding="utf-8"))
         if data["format"] != FORMAT:
             raise UserError(f"{folder} was written by another version of mmssl (format {data['format']}): make it anew")
         return from_dict(ClipSettings, data["settings"])
@@ -243,9 +250,11 @@ def read_rows(path: Path) -> Iterator[dict[str, Any]]:
         with path.open(encoding="utf-8", errors="surrogateescape") as file:
             for line in file:
                 try:
-                    yield json.loads(line)
+                    row = parse_json(line)
                 except ValueError:
                     continue
+                if isinstance(row, dict):
+                    yield row
     except FileNotFoundError:
         return
 

@@ -1,0 +1,121 @@
+"""Runs in forked children, which can be killed at any moment and need not import torch again."""
+
+import os
+import signal
+import sys
+import tempfile
+import time
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from mmssl.errors import INTERRUPTED, one_sentence_errors
+from mmssl.predictors import load_predictor
+from mmssl.training.journal import read_journal
+from mmssl.training.loop import Trainer
+
+FORKED = pytest.mark.skipif(
+    not sys.platform.startswith("linux") or torch.cuda.is_available(),
+    reason="autograd cannot be forked once a device has threads; processor time of others is read from /proc",
+)
+TIMING = {"samples_per_second", "data_wait", "seconds", "validation_seconds", "findings"}
+"""What a clock wrote: a loader may be found slow in one run only."""
+Make = Callable[[Path, bool], tuple[Trainer, Path | None]]
+"""(out, resume) -> a trainer and the checkpoint to go on from."""
+
+
+def fork(work: Callable[[], object], errors: Path) -> int:
+    """Start ``work`` in a child that ends as a command would; its standard error goes to a file. Returns the pid."""
+    pid = os.fork()
+    if pid:
+        return pid
+    code = 70
+    try:
+        handle = os.open(errors, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+        os.dup2(handle, 2)
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        sys.stdout, sys.stderr = open(1, "w", closefd=False), open(2, "w", closefd=False)  # noqa: SIM115
+        with one_sentence_errors():
+            work()
+        code = 0
+    except SystemExit as stop:
+        code = stop.code if isinstance(stop.code, int) else 1
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        # whatever goes wrong here, the child must not go on with our tests
+        try:
+            sys.stderr.flush()
+        finally:
+            os._exit(code)
+
+
+def wait(pid: int, seconds: float = 120) -> int:
+    """Exit code of a child, negative for a signal. One that hangs is killed and fails the test."""
+    until = time.monotonic() + seconds
+    while time.monotonic() < until:
+        done, status = os.waitpid(pid, os.WNOHANG)
+        if done:
+            return os.waitstatus_to_exitcode(status)
+        time.sleep(0.002)
+    os.kill(pid, signal.SIGKILL)
+    os.waitpid(pid, 0)
+    pytest.fail(f"the child did not end within {seconds} s")
+
+
+def kill_after(pid: int, cpu_seconds: float, number: int = signal.SIGKILL) -> int:
+    """Send a signal when the child has had so much processor time: its moment does not depend on a busy machine."""
+    clock = Path(f"/proc/{pid}/schedstat")
+    while True:
+        done, status = os.waitpid(pid, os.WNOHANG)
+        if done:
+            return os.waitstatus_to_exitcode(status)
+        if int(clock.read_text().split()[0]) >= 1e9 * cpu_seconds:
+            os.kill(pid, number)
+            return wait(pid)
+        time.sleep(0.001)
+
+
+def fit(make: Make, out: Path, hook: Callable[[Trainer], object] | None = None) -> Callable[[], None]:
+    """A run as a recipe does it: resumed where there is one."""
+
+    def work() -> None:
+        # what a process that starts afresh has drawn is not what the killed one had
+        torch.manual_seed(os.getpid())
+        trainer, checkpoint = make(out, (out / "config.json").is_file())
+        if hook:
+            hook(trainer)
+        if not trainer.fit(checkpoint):
+            raise SystemExit(INTERRUPTED)
+
+    return work
+
+
+def run(make: Make, out: Path, hook: Callable[[Trainer], object] | None = None) -> tuple[int, str]:
+    """:func:`fit` in a child, to its end: exit code and standard error."""
+    with tempfile.TemporaryDirectory() as folder:  # not beside the run, whose disk may be full
+        code = wait(fork(fit(make, out, hook), Path(folder) / "errors"))
+        return code, (Path(folder) / "errors").read_text(errors="replace")
+
+
+def assert_same_run(one: Path, other: Path) -> None:
+    """Journal, weights, newest checkpoint and pictures are those of an undisturbed run, to the last bit."""
+    journals = [
+        [{key: value for key, value in entry.items() if key not in TIMING} for entry in read_journal(file)]
+        for file in (one / "journal.jsonl", other / "journal.jsonl")
+    ]
+    assert journals[0] == journals[1]
+    left, right = (load_predictor(run).state_dict() for run in (one, other))
+    assert left.keys() == right.keys()
+    for name in left:
+        assert torch.equal(left[name], right[name]), name
+    latest = [(run / "checkpoints" / "latest").read_text() for run in (one, other)]
+    assert latest[0] == latest[1]
+    for name in ("model", "optimizer", "random"):
+        files = [run / "checkpoints" / latest[0].strip() / f"{name}.safetensors" for run in (one, other)]
+        assert files[0].read_bytes() == files[1].read_bytes(), name
+    reveals = [{path.name: path.read_bytes() for path in (run / "reveal").glob("*")} for run in (one, other)]
+    assert reveals[0] == reveals[1]

@@ -1,0 +1,239 @@
+"""Does a long run stay as it is? Trains a recipe for minutes or hours and watches its processes from outside.
+
+    python tests/soak/soak_training.py --minutes 60
+
+Every few seconds it notes, from /proc, the memory of the trainer and of its workers (RSS; shared pages count in each),
+their open files and the processor time they took, and from the journal how many samples were trained. The run crops
+pictures in a worker process, validates, draws and saves as any other. What comes before the first fifth is left out:
+allocators, caches and code are still being warmed up; and so are moments with more processes than usual, in which a
+validation has a worker of its own. Exit code 1 unless, over what is left,
+
+- memory of trainer and workers together, fitted by a line, rises by less than 3 % or 16 MB an hour, whichever is more,
+  or by no more than what its scatter explains (three standard errors of the slope);
+- no more files are open than at its beginning (the fewest seen in a tenth: a save opens some for a while);
+- samples for each second of processor time, fitted by a line, fall by less than 10 % from its beginning to its end
+  (wall time would also measure what else the machine does).
+"""
+
+import argparse
+import itertools
+import json
+import os
+import signal
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import NamedTuple
+
+ROOT = Path(__file__).resolve().parents[2]
+EVERY = 5.0
+"""Seconds between two looks."""
+LEFT_OUT = 0.2
+MEMORY_SHARE, MEMORY_MB, SPEED_LOSS = 0.03, 16.0, 0.10
+ERRORS = 3.0
+TICKS = os.sysconf("SC_CLK_TCK")
+
+
+class Look(NamedTuple):
+    """What was seen at a moment."""
+
+    seconds: float
+    """Since the first step."""
+    trainer_mb: float
+    workers_mb: float
+    files: int
+    processes: int
+    cpu_seconds: float
+    samples: float
+    """Trained up to the newest line of the journal, and what its processor time was then."""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--minutes", type=float, default=60.0)
+    parser.add_argument("--pictures", type=int, default=400)
+    parser.add_argument("--log", type=Path, help="keep what was seen, one JSON object a line")
+    asked = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        looks = watch(Path(folder), 60 * asked.minutes, asked.pictures)
+    if asked.log:
+        asked.log.write_text("".join(json.dumps(look._asdict()) + "\n" for look in looks), encoding="utf-8")
+    print_minutes(looks)
+    faults = judge(looks)
+    print("\n".join(faults) or "flat")
+    raise SystemExit(1 if faults else 0)
+
+
+def watch(folder: Path, seconds: float, pictures: int) -> list[Look]:
+    """Train for so many seconds from the first line of the journal on, then end the run as a cluster would."""
+    draw_pictures(folder / "pictures", pictures)
+    run = folder / "run"
+    command = [
+        sys.executable, ROOT / "recipes/image_mae.py", "--data", folder / "pictures", "--out", run, "--preset", "pico",
+        "--image-size", "32", "--patch-size", "8", "--batch-size", "16", "--workers", "1", "--cache", "none",
+        "--device", "cpu", "--steps", "100000000", "--warmup-steps", "10", "--learning-rate", "1e-4",
+        "--log-every", "10", "--validate-every", "100", "--validation-images", "16", "--checkpoint-every", "100",
+    ]  # fmt: skip
+    environment = {**os.environ, "PYTHONPATH": f"{ROOT}", "OMP_NUM_THREADS": "1"}
+    with (folder / "output").open("wb") as output:
+        trainer = subprocess.Popen([str(word) for word in command], stdout=output, stderr=output, env=environment)
+        try:
+            looks = look_on(trainer, run / "journal.jsonl", seconds)
+            trainer.send_signal(signal.SIGTERM)
+            code = trainer.wait(timeout=600)
+        finally:
+            trainer.kill()
+            trainer.wait()
+    if code != 130:
+        sys.exit(f"the run ended with exit code {code}, not that of an interrupted run:\n{tail(folder / 'output')}")
+    return looks
+
+
+def look_on(trainer: "subprocess.Popen[bytes]", journal: Path, seconds: float) -> list[Look]:
+    looks: list[Look] = []
+    began, seen = 0.0, (0, 0.0)
+    while not began or time.monotonic() - began < seconds:
+        time.sleep(EVERY)
+        if trainer.poll() is not None:
+            sys.exit(
+                f"the run ended by itself, with exit code {trainer.returncode}:\n{tail(journal.parents[1] / 'output')}"
+            )
+        step = last_step(journal)
+        if not step:
+            continue
+        began = began or time.monotonic()
+        family = [trainer.pid, *below(trainer.pid)]
+        cpu = sum(cpu_seconds(pid) for pid in family)
+        if step != seen[0]:
+            seen = step, cpu
+        looks.append(
+            Look(
+                time.monotonic() - began, megabytes(family[0]), sum(map(megabytes, family[1:])),
+                sum(map(open_files, family)), len(family), seen[1], 16.0 * seen[0],
+            )
+        )  # fmt: skip
+    return looks
+
+
+def draw_pictures(folder: Path, count: int) -> None:
+    """Gradients of two colours with some noise, as PNG and JPEG."""
+    import numpy as np
+    from PIL import Image
+
+    folder.mkdir()
+    rng = np.random.default_rng(0)
+    ramp = np.linspace(0, 1, 48)
+    for number in range(count):
+        first, second = rng.integers(0, 256, (2, 3))
+        mixed = ramp[:, None, None] * first + ramp[None, ::-1, None] * second
+        noisy = (mixed / 2 + rng.normal(0, 4, (48, 48, 3))).clip(0, 255).astype(np.uint8)
+        Image.fromarray(noisy).save(folder / f"{number:04d}.{'png' if number % 2 else 'jpg'}")
+
+
+def last_step(journal: Path) -> int:
+    """Step of the newest whole line; 0 before there is one."""
+    try:
+        with journal.open("rb") as file:
+            file.seek(max(0, file.seek(0, 2) - 4096))
+            lines = file.read().split(b"\n")[:-1]
+        return json.loads(lines[-1])["step"]
+    except (OSError, IndexError, ValueError):
+        return 0
+
+
+def below(pid: int) -> list[int]:
+    """Child processes, at any depth."""
+    try:
+        children = [int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+    except OSError:
+        return []
+    return [each for child in children for each in (child, *below(child))]
+
+
+def megabytes(pid: int) -> float:
+    try:
+        return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 1e6
+    except (OSError, IndexError):
+        return 0.0
+
+
+def open_files(pid: int) -> int:
+    try:
+        return len(os.listdir(f"/proc/{pid}/fd"))
+    except OSError:
+        return 0
+
+
+def cpu_seconds(pid: int) -> float:
+    """Of a process and of its ended children."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
+    except OSError:
+        return 0.0
+    return sum(map(int, fields[11:15])) / TICKS
+
+
+def fit(times: list[float], values: list[float]) -> tuple[float, float, float]:
+    """Least squares: slope, its standard error, and the value at the mean time."""
+    middle, mean = statistics.fmean(times), statistics.fmean(values)
+    spread = sum((time - middle) ** 2 for time in times)
+    slope = sum((time - middle) * value for time, value in zip(times, values, strict=True)) / spread
+    rest = sum((value - mean - slope * (time - middle)) ** 2 for time, value in zip(times, values, strict=True))
+    return slope, (rest / (len(times) - 2) / spread) ** 0.5, mean
+
+
+def speeds(looks: list[Look]) -> tuple[list[float], list[float]]:
+    """Samples for each second of processor time, minute by minute, and when."""
+    minutes = [list(group) for _, group in itertools.groupby(looks, lambda look: int(look.seconds // 60))]
+    ends = [looks[0], *(group[-1] for group in minutes)]
+    pairs = [(a, b) for a, b in itertools.pairwise(ends) if b.cpu_seconds > a.cpu_seconds]
+    return [b.seconds for _, b in pairs], [(b.samples - a.samples) / (b.cpu_seconds - a.cpu_seconds) for a, b in pairs]
+
+
+def judge(looks: list[Look]) -> list[str]:
+    """What is not flat, in sentences."""
+    usual = statistics.mode(look.processes for look in looks)
+    later = [look for look in looks if look.seconds >= LEFT_OUT * looks[-1].seconds and look.processes == usual]
+    if len(later) < 10:
+        return ["too few looks to judge by: give more --minutes"]
+    faults = []
+    times = [look.seconds for look in later]
+    slope, error, mean = fit(times, [look.trainer_mb + look.workers_mb for look in later])
+    print(f"memory  {mean:.0f} MB on average, {3600 * slope:+.1f} MB an hour (standard error {3600 * error:.1f})")
+    if 3600 * slope > max(MEMORY_MB, MEMORY_SHARE * mean) and slope > ERRORS * error:
+        faults.append(f"memory rises by {3600 * slope:.1f} MB an hour")
+    tenth = max(1, len(later) // 10)
+    first, last = (min(look.files for look in part) for part in (later[:tenth], later[-tenth:]))
+    print(f"files   {first} open at the beginning, {last} at the end")
+    if last > first:
+        faults.append(f"open files rose from {first} to {last}")
+    when, speed = speeds(later)
+    slope, error, mean = fit(when, speed) if len(when) > 2 else (0.0, 0.0, statistics.fmean(speed))
+    change = slope * (when[-1] - when[0]) / mean
+    print(f"speed   {mean:.1f} samples a second of processor time, {change:+.1%} from beginning to end")
+    if change < -SPEED_LOSS and slope < -ERRORS * error:
+        faults.append(f"the speed fell by {-change:.1%}")
+    return faults
+
+
+def print_minutes(looks: list[Look]) -> None:
+    print("minute  trainer MB  workers MB  files  processes  samples  processor s")
+    for minute, group in itertools.groupby(looks, lambda look: int(look.seconds // 60)):
+        last = list(group)[-1]
+        print(
+            f"{minute:6}  {last.trainer_mb:10.1f}  {last.workers_mb:10.1f}  {last.files:5}  {last.processes:9}  "
+            f"{last.samples:7.0f}  {last.cpu_seconds:11.1f}"
+        )
+
+
+def tail(file: Path) -> str:
+    return file.read_text(encoding="utf-8", errors="replace")[-2000:] if file.is_file() else ""
+
+
+if __name__ == "__main__":
+    if not Path("/proc/self/statm").is_file():
+        sys.exit("this needs Linux: it reads /proc")
+    main()
