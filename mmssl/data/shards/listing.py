@@ -163,8 +163,11 @@ def list_shards(data: str | Path, split: str | None, what: str) -> Listing:
         if chosen not in splits:
             raise UserError(f"{index.name} has no split '{split}': choose one of {', '.join(sorted(splits))}")
         rows = range(*facts.splits[chosen].rows)
+    # those that have a row are noted by whoever goes through the rows
+    broken = {store.names[row] for row in index.broken(range(index.count)).tolist()}
+    skipped = [item for item in index.skipped if item.file not in broken]
     table = None if facts.columns is None or not index.has("rows") else ShardTable(index, facts.columns)
     return Listing(
         [Part(store, "", table)], ShardEntries(index, rows), index.name, split, splits, facts.held_out,
-        list(facts.classes), list(index.skipped), ShardRows(store, rows, chosen),
+        list(facts.classes), skipped, ShardRows(store, rows, chosen),
     )  # fmt: skip
