@@ -94,10 +94,10 @@ def test_writing_the_model(disk: Path, whole: Path) -> None:
     def hook(trainer: Trainer) -> None:
         save = trainer.predictor.save
 
-        def filling(folder: Path) -> None:
+        def filling(folder: Path, *weights: object) -> None:
             if trainer.step == 2 * SAVE:
                 fill(disk, 4096)
-            save(folder)
+            save(folder, *weights)
 
         trainer.predictor.save = filling  # type: ignore[method-assign]
 
