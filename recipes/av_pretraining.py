@@ -109,9 +109,9 @@ def open_windows(config: ClipRunConfig, frames: int, device: str) -> Clips:
             source, frames=frames, batch_size=batch_size, seed=config.seed, device=device, rank=rank, world_size=ranks
         )
 
+    train = load("train", share, rank, ranks)
     # validation in batches of one process: what a clip is told apart from there does not depend on their number
-    held_out = load(held_out_part(config.data), config.micro_batch_size)
-    return Clips(load("train", share, rank, ranks), held_out, config.validation_clips)
+    return Clips(train, load(held_out_part(config.data), config.micro_batch_size), config.validation_clips)
 
 
 def _say_progress(done: int, total: int) -> None:

@@ -59,7 +59,7 @@ def shown_batch(
     for number in usable.tolist():
         video, audio = source.window(number, (int(lengths[number]) - wanted) // 2, wanted)
         clips.append({"video": np.array(video), "audio": np.array(audio)})
-    return to_batch(clips, predictor.device), [source.files[number] for number in usable.tolist()]
+    return to_batch(clips, predictor.device), [source.files[int(number)] for number in usable.tolist()]
 
 
 def frames_of(predictor: AudioVisualPredictor) -> int | None:

@@ -20,9 +20,9 @@ pytest.importorskip("torchaudio")
 
 @pytest.fixture(scope="module")
 def trained():
-    """Knows within 60 steps that an open mouth is loud."""
+    """Knows within 90 steps that an open mouth is loud."""
     model = sync_model()
-    train(model, [talking(8, seed=seed) for seed in range(1, 9)], 60)
+    train(model, [talking(8, seed=seed) for seed in range(1, 9)], 90)
     return model
 
 

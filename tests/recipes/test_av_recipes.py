@@ -142,7 +142,7 @@ def test_a_run_starts_from_another(recipes, flags, finished, tmp_path, capsys, n
 @pytest.mark.parametrize(
     ("name", "more", "words"),
     [
-        ("av_sync", ["--preset", "gigantic"], "choose one of nano"),
+        ("av_sync", ["--preset", "gigantic"], "choose one of pico"),
         ("av_sync", ["--frames", "6"], "--frames 6 must be at least"),
         ("av_sync", ["--fps", "24"], "does not divide a video frame"),
         ("av_sync", ["--off-grid-negatives"], "weakness of correspondence"),

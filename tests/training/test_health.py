@@ -138,9 +138,12 @@ def test_collapse_c_accuracy_rises_while_codes_vanish(tmp_path):
 
 
 def test_codes_that_vanish_without_zero_loss(tmp_path):
-    """Too high a rate and nothing that keeps codes in use: skill looks well, on fewer than three codes."""
-    run = listen(tmp_path / "run", ContrastiveConfig(diversity=0.0), learning_rate=0.03)
-    assert read_journal(run / "journal.jsonl")[-1]["skill"] > 0.5
+    """Far too high a rate and nothing that keeps codes in use: there is skill, on fewer than three codes.
+
+    At a third of this rate rounding decides how many are left.
+    """
+    run = listen(tmp_path / "run", ContrastiveConfig(diversity=0.0), learning_rate=0.1)
+    assert read_journal(run / "journal.jsonl")[-1]["skill"] > 0.1
     (finding,) = found(run).values()
     assert finding.name == "nearly all frames have the same code"
     assert finding.flag == "--learning-rate"

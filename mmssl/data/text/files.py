@@ -186,7 +186,7 @@ def _open(path: Path) -> BufferedIOBase:
 
 
 def _unpacked(raw: BufferedIOBase) -> BufferedIOBase:
-    buffered = io.BufferedReader(raw, 2**16)  # type: ignore[arg-type]
+    buffered = io.BufferedReader(raw, 2**16)  # pyright: ignore[reportArgumentType] - raw enough
     if buffered.peek(2)[:2] == b"\x1f\x8b":
         return _Inflated(buffered)
     return buffered

@@ -84,7 +84,7 @@ class ClipLoader:
 
     def names(self, step: int) -> list[str]:
         """Files of the windows of a step, for error messages."""
-        return [self.source.files[id % ID_STEP] for id in self.ids(step).tolist()]
+        return [self.source.files[int(id) % ID_STEP] for id in self.ids(step).tolist()]
 
     def batches(self, start_step: int = 0) -> Iterator[Batch]:
         """Training batches from a step on, without end."""
