@@ -22,10 +22,14 @@ import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.distributed.rendezvous import rendezvous
 
 from mmssl.config import read_json
 from mmssl.errors import UserError
 from mmssl.nn.over_ranks import rank_count
+
+c10d: Any = dist
+"""Its stores are documented, but not in its list of names."""
 
 TORCHRUN = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
 """Variables that torchrun sets for each process."""
@@ -78,7 +82,10 @@ def torchrun_ranks() -> Iterator[None]:
         yield
         return
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
-    dist.init_process_group(backend, timeout=PATIENCE)
+    store, number, count = next(rendezvous("env://", timeout=PATIENCE))
+    # torchrun keeps one table over all its starts, in which the addresses of processes before are left
+    mine = c10d.PrefixStore(f"mmssl/start/{restarts()}", store)
+    dist.init_process_group(backend, store=mine, rank=number, world_size=count, timeout=PATIENCE)
     silent = None if is_main() else open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115 - closed below
     spoken, sys.stdout = sys.stdout, silent or sys.stdout
     alarm = _Alarm()
@@ -123,7 +130,6 @@ def _leave() -> None:
 def _connect(what: str) -> Any:
     """A connection of its own to the table that torchrun keeps for its processes."""
     address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
-    c10d: Any = dist  # its stores are documented, but not in its list of names
     store = c10d.TCPStore(address, port, is_master=False, wait_for_workers=False, timeout=PATIENCE)
     return c10d.PrefixStore(f"mmssl/{what}/{restarts()}", store)
 

@@ -26,14 +26,27 @@ def free_port() -> int:
 
 
 def run_ranks(
-    count: int, function: Callable[..., Any], *arguments: Any, logs: Path, seconds: float = 550.0, **named: Any
+    count: int,
+    function: Callable[..., Any],
+    *arguments: Any,
+    logs: Path,
+    seconds: float = 550.0,
+    port: int | None = None,
+    late: float = 0.0,
+    **named: Any,
 ) -> list[tuple[int, str, str]]:
-    """``function(*arguments)`` in ``count`` processes; exit code, standard output and standard error of each."""
+    """``function(*arguments)`` in ``count`` processes; exit code, standard output and standard error of each.
+
+    ``port``: of a table of keys that is there already; ``late``: seconds by which the first process is late.
+    """
     function = partial(function, *arguments, **named)
     context = multiprocessing.get_context("fork")
-    port = free_port()
+    port = free_port() if port is None else port
     logs.mkdir(parents=True, exist_ok=True)
-    processes = [context.Process(target=_rank, args=(rank, count, port, logs, function)) for rank in range(count)]
+    processes = [
+        context.Process(target=_rank, args=(rank, count, port, logs, function, 0.0 if rank else late))
+        for rank in range(count)
+    ]
     for process in processes:
         process.start()
     end = time.monotonic() + seconds
@@ -49,7 +62,8 @@ def run_ranks(
     ]
 
 
-def _rank(rank: int, count: int, port: int, logs: Path, function: Callable[[], Any]) -> None:
+def _rank(rank: int, count: int, port: int, logs: Path, function: Callable[[], Any], late: float) -> None:
+    time.sleep(late)
     os.environ |= {
         "RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(count), "LOCAL_WORLD_SIZE": str(count),
         "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port),

@@ -184,6 +184,16 @@ def test_ranks_and_way_are_no_part_of_the_objective():
     assert RunConfig.parallel == "ddp"
 
 
+def test_processes_that_are_started_again_do_not_wait_for_those_before(tmp_path, monkeypatch):
+    """torchrun keeps one table of keys over all its starts: an address that is left there is that of nobody."""
+    table = torch.distributed.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    monkeypatch.setenv("TORCHELASTIC_USE_AGENT_STORE", "True")
+    for start in range(2):
+        monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", str(start))
+        where = {"logs": tmp_path / str(start), "port": table.port, "late": 3.0 * start, "seconds": 60.0}
+        assert [code for code, _, _ in run_ranks(2, agree, [1.0], **where)] == [0, 0]
+
+
 def test_torchrun_restarts_a_killed_rank_which_goes_on_unasked(tmp_path):
     """One rank is killed after a checkpoint; what torchrun starts again ends as a run that nobody disturbed."""
     flags = ["--out", str(tmp_path / "run"), "--steps", "12", "--kill-at", "7"]
