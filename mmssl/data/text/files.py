@@ -14,6 +14,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from io import BufferedIOBase
 from pathlib import Path, PurePosixPath
+from typing import cast
 
 from mmssl.data.skipped import Skipped
 from mmssl.data.stores import BROKEN_TAR, is_tar, open_folder
@@ -186,7 +187,7 @@ def _open(path: Path) -> BufferedIOBase:
 
 
 def _unpacked(raw: BufferedIOBase) -> BufferedIOBase:
-    buffered = io.BufferedReader(raw, 2**16)  # pyright: ignore[reportArgumentType] - raw enough
+    buffered = io.BufferedReader(cast(io.RawIOBase, raw), 2**16)  # which reads as much as it is asked for
     if buffered.peek(2)[:2] == b"\x1f\x8b":
         return _Inflated(buffered)
     return buffered
