@@ -196,7 +196,7 @@ def _unpacked(raw: BufferedIOBase) -> BufferedIOBase:
 class _Inflated(gzip.GzipFile):
     """Raises zlib.error where it goes on and on."""
 
-    def __init__(self, packed: io.BufferedReader) -> None:
+    def __init__(self, packed: BufferedIOBase) -> None:
         super().__init__(fileobj=packed)
         self._packed, self._given = packed, 0
 
