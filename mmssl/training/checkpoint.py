@@ -193,6 +193,11 @@ class Checkpoints:
         standard error. Raises UserError where none is whole, and for one of another model.
         """
         path, state = self.whole(path)
+        self.restore(path, model, optimizer)
+        return state
+
+    def restore(self, path: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+        """:meth:`load` of a checkpoint that is known to be whole. Raises UserError for one of another model."""
         weights, moments = read_parts(path)
         try:
             model.load_state_dict(weights)
@@ -201,7 +206,6 @@ class Checkpoints:
         except (RuntimeError, KeyError, ValueError, TypeError) as error:
             reason = (str(error).splitlines() or [""])[-1].strip()
             raise UserError(f"{path} belongs to another model or task ({reason}): choose another --out") from None
-        return state
 
     def whole(self, path: Path) -> tuple[Path, dict[str, Any]]:
         """``path`` and its state, or those of the newest whole checkpoint before it; damaged ones are set aside.

@@ -87,13 +87,15 @@ def load_checkpoint(
 
     Raises UserError as that does.
     """
+    state = None
     if is_main():  # alone: what is damaged is moved aside
-        path, _ = checkpoints.whole(path)
+        path, state = checkpoints.whole(path)
     path = Path(broadcast_text(str(path)))
+    if state is None:
+        path, state = checkpoints.whole(path)
     if not has_parts(model):
-        state = checkpoints.load(path, model, optimizer)
+        checkpoints.restore(path, model, optimizer)
     else:
-        _, state = checkpoints.whole(path)
         _load_cut(path, model, optimizer)
         restore_random(path)
     barrier()
