@@ -84,8 +84,8 @@ class Bars:
 
 
 def commands_of(runs: Sequence[Run]) -> list[str]:
-    """How the runs were made."""
-    return [f"python {run.saved['command']}" for run in runs if run.saved.get("command")]
+    """How the runs were made; runs of one command share its line."""
+    return list(dict.fromkeys(f"python {run.saved['command']}" for run in runs if run.saved.get("command")))
 
 
 def final_skill(run: Run) -> Number | None:
