@@ -14,7 +14,7 @@ setup: .venv/ready
 demo: .venv/ready
 	rm -rf runs/demo
 	$(BIN)/python recipes/compare_modalities.py --out runs/demo --minutes 7 --scenes 800 --face-scenes 160 \
-		--parts images text speech sync --sweeps images text --labels colour shape
+		--parts images text speech sync --sweeps --labels colour shape
 	@echo "one principle, four modalities, on one page: runs/demo/report.html"
 
 test: .venv/ready

@@ -43,8 +43,9 @@ VALIDATIONS = 5
 """Points of the curve of a run."""
 LEAST_STEPS = 20
 """A part is trained for so many steps even where its share of the time is shorter; then that is said."""
-TRAINING = 1 / 3
-"""Share of the time left when all paces are known. Probes come next, and sweeps get what is left after them."""
+TRAINING, TRAINING_ALONE = 1 / 3, 0.55
+"""Share of the time left when all paces are known, with and without sweeps. Probes come next, and sweeps get what is
+left after them."""
 PAGE_SECONDS = 20.0
 """Kept back for the page: a guess."""
 THOROUGH, LARGER = 30.0, 120.0
@@ -142,7 +143,8 @@ class Comparison:
         if not paces:
             raise UserError("nothing could be trained: " + "; ".join(self.ledger.failed.values()))
         left = 60 * self.config.minutes - self.ledger.seconds
-        self.ledger.do("share of training", lambda: max(0.0, TRAINING * left / len(paces)))
+        training = TRAINING if self.studies else TRAINING_ALONE
+        self.ledger.do("share of training", lambda: max(0.0, training * left / len(paces)))
         share = self.ledger.done["share of training"]
         print(f"\n{'':<12}{'million parameters':>20}{'ms a step':>12}{'other s':>10}{'steps':>8}{'minutes':>9}")
         for name, pace in paces.items():

@@ -28,7 +28,10 @@ class Part(NamedTuple):
 
 PARTS = {
     "images": Part(
-        "images", "image_mae", "--architecture cross_mae --batch-size 64 --validation-images 256", "--preset pico"
+        "images",
+        "image_mae",
+        "--architecture cross_mae --target pixels --batch-size 64 --validation-images 256",
+        "--preset pico",
     ),
     "text": Part(
         "text", "text_bert", "--preset bert_mini --batch-size 16 --validation-tokens 20000", "--preset bert_tiny"
@@ -45,7 +48,8 @@ PARTS = {
     ),
 }
 """What is trained, by the name of its run folder. Presets are nano where nothing else is said, and bert_mini, which has
-about as many parameters with a vocabulary as small as the world's: between one and four million each."""
+about as many parameters with a vocabulary as small as the world's: between one and four million each. Pixels are
+predicted as they are: targets that are normalised patch by patch leave out the very colours that are asked for later."""
 
 
 class Study(NamedTuple):
@@ -61,7 +65,7 @@ class Study(NamedTuple):
 
 STUDIES = {
     "images": Study(
-        "image_mae", "--preset pico --batch-size 32 --validation-images 256", ("0.25", "0.5", "0.75", "0.9"),
+        "image_mae", "--preset pico --target pixels --batch-size 32 --validation-images 256", ("0.25", "0.5", "0.75", "0.9"),
         "sampler", ("random", "block"),
     ),
     "text": Study(
