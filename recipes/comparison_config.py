@@ -49,7 +49,7 @@ PARTS = {
 }
 """What is trained, by the name of its run folder. Presets are nano where nothing else is said, and bert_mini, which has
 about as many parameters with a vocabulary as small as the world's: between one and four million each. Pixels are
-predicted as they are: targets that are normalised patch by patch leave out the very colours that are asked for later."""
+predicted as they are: targets normalised patch by patch leave out the very colours that are asked for later."""
 
 
 class Study(NamedTuple):
@@ -65,8 +65,8 @@ class Study(NamedTuple):
 
 STUDIES = {
     "images": Study(
-        "image_mae", "--preset pico --target pixels --batch-size 32 --validation-images 256", ("0.25", "0.5", "0.75", "0.9"),
-        "sampler", ("random", "block"),
+        "image_mae", "--preset pico --target pixels --batch-size 32 --validation-images 256",
+        ("0.25", "0.5", "0.75", "0.9"), "sampler", ("random", "block"),
     ),
     "text": Study(
         "text_bert", "--preset bert_tiny --batch-size 16 --validation-tokens 20000", ("0.15", "0.4", "0.65", "0.85"),
