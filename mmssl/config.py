@@ -3,6 +3,7 @@
 import dataclasses
 import difflib
 import json
+import shlex
 import types
 import typing
 from collections.abc import Iterable, Mapping
@@ -24,6 +25,20 @@ def nearest(word: Any, known: Iterable[Any]) -> str:
     names = [str(name) for name in known]
     near = difflib.get_close_matches(str(word), names, n=1)
     return f"did you mean '{near[0]}'?" if near else f"known are {', '.join(names)}"
+
+
+def command_line(*words: Any, **flags: Any) -> str:
+    """What to type for these words and flags: None is left out, False is ``--no-flag``, a sequence follows its flag."""
+    typed = [str(word) for word in words]
+    for name, value in flags.items():
+        flag = name.replace("_", "-")
+        if isinstance(value, bool):
+            typed.append(f"--{flag}" if value else f"--no-{flag}")
+        elif isinstance(value, list | tuple):
+            typed += [f"--{flag}", *map(str, value)]
+        elif value is not None:
+            typed += [f"--{flag}", str(value)]
+    return shlex.join(typed)
 
 
 def _build(kind: Any, value: Any, where: str) -> Any:

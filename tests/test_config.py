@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 import pytest
 
-from mmssl.config import from_dict, read_json, to_dict
+from mmssl.config import command_line, from_dict, read_json, to_dict
 from mmssl.errors import UserError
 from mmssl.nn.transformer import TransformerConfig
 from mmssl.predictors.masked_autoencoder import MaskedAutoencoderConfig
@@ -145,3 +145,9 @@ def test_a_folder_in_the_place_of_the_file_is_named(tmp_path):
 def test_json_is_read(tmp_path):
     (tmp_path / "a.json").write_text('{"ü": [1, 2.5, null]}', encoding="utf-8")
     assert read_json(tmp_path / "a.json") == {"ü": [1, 2.5, None]}
+
+
+def test_a_command_line_is_what_the_flags_say():
+    typed = command_line("mmssl", "probe", Path("my runs"), data="a;b", label=None, by_layer=False, finetune_labels=())
+    assert typed == "mmssl probe 'my runs' --data 'a;b' --no-by-layer --finetune-labels"
+    assert command_line("x", deep=True, seeds=3, labels=(1, 2)) == "x --deep --seeds 3 --labels 1 2"

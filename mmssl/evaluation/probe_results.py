@@ -70,6 +70,8 @@ class ProbeReport:
     """What the raw input was made into, for people."""
     notes: tuple[str, ...] = ()
     """What else has to be known of the data and the baseline, in sentences."""
+    command: str | None = None
+    """What measures it again; None where it was not a run folder that was probed."""
 
     @property
     def chance(self) -> float:

@@ -50,6 +50,8 @@ class Retrieval:
     to_sound: Recall
     """From a video to its sound."""
     to_video: Recall
+    command: str | None = None
+    """What measures it again; None where it was not a run folder that was asked."""
 
 
 def recall_of(similarity: Float[Tensor, "asked found"]) -> Recall:

@@ -1,6 +1,7 @@
 """A run folder and data, brought together for looking and measuring: what is asked goes to the modality of the run."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
@@ -8,6 +9,7 @@ from typing import Any, Literal
 
 import torch
 
+from mmssl.config import command_line
 from mmssl.errors import UserError
 from mmssl.evaluation.features import Memory
 from mmssl.evaluation.probe_report import print_report, save_report
@@ -79,6 +81,7 @@ def probe_run(
         if label is not None and len(columns) > 1:
             print(f"\n{label}")
         report = modality.probe_labelled(predictor, run, data, label, memory=memory, say=_say, **settings)
+        report = replace(report, command=command_line("mmssl", "probe", run, data=data, label=label, **settings))
         print_report(report)
         for file in save_report(report, out):
             print(file)

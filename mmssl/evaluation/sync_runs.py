@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from mmssl.config import read_json
+from mmssl.config import command_line, read_json
 from mmssl.data.limits import MediaError, regular_size
 from mmssl.data.stores import Extent
 from mmssl.data.video import ClipSettings, ClipSource, open_clips
@@ -119,6 +119,7 @@ def evaluate_run(run: Path, data: str, split: str | None, out: Path) -> Evaluati
     crossed = calibration is not None and calibration.data == source.fingerprint()
     name = f"{source.name} ({source.split})" if source.split else source.name
     found = evaluate(predictor, usable_clips(source), calibration, data=name, crossed=crossed, say=_say)
+    found = replace(found, command=command_line("mmssl", "sync", run, evaluate=data, split=split))
     print_evaluation(found)
     print(save_evaluation(found, out / f"evaluation{'-' + split if split else ''}.json"))
     return found
@@ -132,6 +133,7 @@ def retrieve_run(run: Path, data: str, split: str | None, count: int, out: Path)
     source = held_out_clips(run, predictor, data, split)
     name = f"{source.name} ({source.split})" if source.split else source.name
     found = retrieve(predictor, usable_clips(source, count), name)
+    found = replace(found, command=command_line("mmssl", "retrieve", run, data=data, split=split, count=count))
     print_retrieval(found)
     print(save_retrieval(found, out / "retrieval.json"))
     return found

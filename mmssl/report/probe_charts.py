@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from mmssl.config import command_line
 from mmssl.evaluation.probe_report import METHODS
 from mmssl.evaluation.probe_results import BEST_LAYER, PRETRAINED, RAW, UNTRAINED, ProbeReport, ProbeResult, last_layer
 from mmssl.report import charts, numbers
@@ -33,22 +34,25 @@ def label_name(probe: Probe) -> str:
 def probe_bars(runs: Sequence[Run]) -> list[Bars]:
     """A label: accuracy from all labels, of every run that was probed on it, beside what needs no pretraining."""
     found: dict[str, dict[str, list[Bar]]] = {}
+    commands: dict[str, list[str]] = {}
     for run in runs:
         for probe in run.probes:
             found.setdefault(label_name(probe), {})[run.name] = _bars_of(run, probe)
+            commands.setdefault(label_name(probe), []).append(_command(run, probe))
     return [
         Bars(
             f"probe-{label}", f"Telling {label} apart, with all labels",
             "",
-            groups, [_command(run, label) for run in runs if run.name in groups],
+            groups, commands[label],
         )
         for label, groups in found.items()
     ]  # fmt: skip
 
 
-def _command(run: Run, label: str) -> str:
-    chosen = "" if label == "the label" else f" --label {label}"
-    return f"mmssl probe {run.folder} --data DATA{chosen}"
+def _command(run: Run, probe: Probe) -> str:
+    """What measured it; results of earlier versions do not say on which data."""
+    report = probe.report
+    return report.command or command_line("mmssl", "probe", run.folder, data="DATA", label=report.label)
 
 
 def _bars_of(run: Run, probe: Probe) -> list[Bar]:
@@ -96,7 +100,7 @@ def budget_chart(run: Run, probe: Probe) -> Chart | None:
     return Chart(
         f"labels-{run.name}-{label}", f"{run.name}: {label} from few labels",
         "", "labelled samples", "test accuracy in %", lines,
-        Table(["", *(f"{budget:,} labels" for budget in budgets)], rows), [_command(run, label)], log_x=True,
+        Table(["", *(f"{budget:,} labels" for budget in budgets)], rows), [_command(run, probe)], log_x=True,
         ticks={f"{budget:,}": float(budget) for budget in budgets}, floor=(report.chance, "chance"), scale=100.0,
     )  # fmt: skip
 

@@ -47,7 +47,7 @@ def _offsets(run: Run, data: dict[str, Any], where: str) -> Titled:
         Table(
             ["", *(f"{row['context']} frames" for row in rows)], [line("this run", "right"), line("chance", "chance")]
         ),
-        f"mmssl sync {run.folder} --evaluate DATA",
+        data.get("command") or f"mmssl sync {run.folder} --evaluate DATA",
     )
 
 
@@ -64,5 +64,5 @@ def _retrieval(run: Run, data: dict[str, Any], where: str) -> Titled:
         f"Whose sound is it? The share of clips of {data['data']} whose partner is among the first so many of "
         f"{data['clips']:,}.",
         Table(["", *(f"first {rank}" for rank in ranks)], rows),
-        f"mmssl retrieve {run.folder} --data DATA",
+        data.get("command") or f"mmssl retrieve {run.folder} --data DATA",
     )

@@ -1,5 +1,7 @@
 """Retrieval with ties counted fairly, and maps that follow the sound or don't, on clips with exact truth."""
 
+import json
+import shlex
 from types import SimpleNamespace
 
 import av
@@ -109,7 +111,11 @@ def test_commands(tmp_path, monkeypatch, capsys):
     run.mkdir()
     cli.main(["retrieve", str(run), "--data", str(tmp_path / "data"), "--out", str(tmp_path / "found")])
     assert "100.0" in capsys.readouterr().out
-    assert (tmp_path / "found" / "retrieval.json").is_file()
+    found = (tmp_path / "found" / "retrieval.json").read_text()
+    again = shlex.split(json.loads(found)["command"])
+    cli.main([*again[1:], "--out", str(tmp_path / "again")])
+    assert (tmp_path / "again" / "retrieval.json").read_text() == found
+    capsys.readouterr()
     cli.main(["localize", str(run), str(files[0]), "--out", str(tmp_path / "maps"), "--other", str(files[1])])
     assert "the map changes with the sound" in capsys.readouterr().out
     assert {path.suffix for path in (tmp_path / "maps").iterdir()} == {".png", ".mp4"}

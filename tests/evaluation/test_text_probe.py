@@ -174,6 +174,8 @@ def test_command_on_a_run(tmp_path: Path, capsys, monkeypatch):
     assert "1 of 201 rows have no text or no 'label' and are left out" in said
     data = json.loads((tmp_path / "run/probe/probe-label.json").read_text())
     assert data["finetune"]["steps"] == 3
+    flags = f"--data {tmp_path / 'mood.tsv'} --seeds 2 --finetune-labels 20 --by-layer"
+    assert data["command"] == f"mmssl probe {tmp_path / 'run'} {flags}"
     assert data["raw"] == "bag of words (TF-IDF)"
     found = {
         (row["representation"], row["feature"], row["method"], row["labels"]): row["mean"] for row in data["results"]

@@ -73,6 +73,8 @@ class Evaluation:
     rows: tuple[Row, ...]
     expected: tuple[Bin, ...]
     """Confidence against share right, over all contexts."""
+    command: str | None = None
+    """What measures it again; None where it was not a run folder that was asked."""
 
 
 def evaluate(
