@@ -93,6 +93,38 @@ def with_png_sums(raw: bytes) -> bytes:
     return bytes(fixed)
 
 
+def _ogg_table() -> list[int]:
+    """CRC-32 of Ogg pages: polynomial 0x04c11db7, most significant bit first (RFC 3533, section 6)."""
+    table = []
+    for byte in range(256):
+        value = byte << 24
+        for _ in range(8):
+            value = value << 1 ^ (0x04C11DB7 if value & 1 << 31 else 0)
+        table.append(value & 0xFFFFFFFF)
+    return table
+
+
+OGG_TABLE = _ogg_table()
+
+
+def with_ogg_sums(raw: bytes, serial: int | None = None) -> bytes:
+    """The same Ogg file with page sums that fit again, so that damage reaches beyond them; and with this number of
+    the stream, where encoders put a random one."""
+    fixed, place = bytearray(raw), 0
+    while (place := fixed.find(b"OggS", place)) >= 0 and place + 27 <= len(fixed):
+        body = place + 27 + fixed[place + 26]
+        end = min(body + sum(fixed[place + 27 : body]), len(fixed))
+        if serial is not None:
+            struct.pack_into("<I", fixed, place + 14, serial)
+        fixed[place + 22 : place + 26] = bytes(4)
+        value = 0
+        for byte in fixed[place:end]:
+            value = value << 8 & 0xFFFFFFFF ^ OGG_TABLE[value >> 24 ^ byte]
+        struct.pack_into("<I", fixed, place + 22, value)
+        place = end
+    return bytes(fixed)
+
+
 HOSTILE: tuple[Any, ...] = (
     None, True, -1, 0, 1, 3, 2**31, 10**18, 10**30, -(10**18), 0.5, -1e308, 1e308, float("nan"), float("inf"), "", "x",
     "../../../etc/passwd", "\0", "\x1b[2J", "<script>", "x" * 5000, [], {}, [[]], [None], {"": {}}, [1, 2, 3], [-1, 0],
@@ -112,7 +144,7 @@ def damaged_json(text: str, draw: random.Random) -> str:
         holder, key = draw.choice(places)
         how = draw.random()
         if how < 0.7:
-            holder[key] = draw.choice(HOSTILE)
+            holder[key] = _nudged(holder[key], draw) if draw.random() < 0.4 else draw.choice(HOSTILE)
         elif how < 0.8:
             del holder[key]
         elif how < 0.9 and isinstance(holder, dict):
@@ -126,6 +158,15 @@ def damaged_json(text: str, draw: random.Random) -> str:
             ("[" * 100_000, '{"a":' * 100_000, "9" * 10_000, "", "null", "[]", written[: len(written) // 2])
         )
     return written
+
+
+def _nudged(value: Any, draw: random.Random) -> Any:
+    """Something near a number or a truth: it may well be allowed, and then it has to work."""
+    if isinstance(value, bool):
+        return not value
+    if isinstance(value, int | float):
+        return draw.choice((value + 1, value - 1, 2 * value, value / 2, value // 2, -value, value * 0.9))
+    return draw.choice(HOSTILE)
 
 
 def _places(data: Any) -> Any:

@@ -46,6 +46,9 @@ def read_frames(extent: Extent, header: Header, start: int, stop: int) -> Float3
     """Frames ``start`` to ``stop``; fewer when the recording ends before."""
     with _open(extent) as file:
         if start:
+            # where the codebooks of a Vorbis file are damaged nothing can be read, and a seek ends the process
+            if file.format == "OGG" and not len(first := _read(file, 1, header)):
+                return first
             file.seek(start)
         # after each read of a seekable file soundfile seeks to where it is: in FLAC, a tenth of the time for nothing
         file.seekable = lambda: False
