@@ -1,10 +1,11 @@
 """Damage for valid files, drawn from a generator: bytes anywhere, numbers of lengths, JSON values."""
 
+import copy
 import json
 import random
 import struct
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 EXTREMES = (0, 1, 0x7F, 0x80, 0xFF, 0x7FFF, 0x8000, 0xFFFF, 2**31 - 1, 2**31, 2**32 - 1, 2**62, 2**64 - 1)
@@ -144,7 +145,7 @@ def damaged_json(text: str, draw: random.Random) -> str:
         holder, key = draw.choice(places)
         how = draw.random()
         if how < 0.7:
-            holder[key] = _nudged(holder[key], draw) if draw.random() < 0.4 else draw.choice(HOSTILE)
+            holder[key] = _nudged(holder[key], draw) if draw.random() < 0.4 else _hostile(draw)
         elif how < 0.8:
             del holder[key]
         elif how < 0.9 and isinstance(holder, dict):
@@ -166,10 +167,15 @@ def _nudged(value: Any, draw: random.Random) -> Any:
         return not value
     if isinstance(value, int | float):
         return draw.choice((value + 1, value - 1, 2 * value, value / 2, value // 2, -value, value * 0.9))
-    return draw.choice(HOSTILE)
+    return _hostile(draw)
 
 
-def _places(data: Any) -> Any:
+def _hostile(draw: random.Random) -> Any:
+    return copy.deepcopy(draw.choice(HOSTILE))  # it may be damaged in its turn
+
+
+def _places(data: Any) -> Iterator[tuple[Any, Any]]:
+    """Every holder with each of its keys."""
     if isinstance(data, dict | list):
         for key, value in list(data.items() if isinstance(data, dict) else enumerate(data)):
             yield data, key
