@@ -49,7 +49,8 @@ left after them."""
 PAGE_SECONDS = 20.0
 """Kept back for the page: a guess."""
 THOROUGH, LARGER = 30.0, 120.0
-"""Minutes from which on probes are thorough, and networks nano, where nothing is said."""
+"""Minutes from which on probes are thorough, and networks nano and also fine-tuned, where nothing is said. Fine-tuning
+takes longer than all other probes: of 60 minutes on two cores nothing would be left for sweeps."""
 TITLE = "One principle, four modalities"
 ASKED = ("minutes", "labels", "crop", "scenes", "face_scenes", "seed", "precision", "networks",
          "probes", "finetune_labels")  # fmt: skip
@@ -67,6 +68,7 @@ class Comparison:
         self.ledger = Ledger(self.out / "compared.json", asked)
         minutes = config.minutes
         self.thorough = minutes >= THOROUGH if config.probes == "auto" else config.probes == "thorough"
+        self.tuned = minutes >= LARGER if config.probes == "auto" else self.thorough
         self.pico = minutes < LARGER if config.networks == "auto" else config.networks == "pico"
         precision = config.precision
         if precision == "auto" and choose_device(config.device).type == "cpu" and cpu_has_bf16():
@@ -198,7 +200,7 @@ class Comparison:
 
     def probe(self, run: Path, data: str, label: str, memory: Memory) -> None:
         """What `mmssl probe RUN --data DATA --label LABEL` does; shorter where it is not to be thorough."""
-        tuned = self.config.finetune_labels if self.thorough and label == self.config.labels[0] else ()
+        tuned = self.config.finetune_labels if self.tuned and label == self.config.labels[0] else ()
         settings: dict[str, Any] = {} if self.thorough else {"seeds": 1, "by_layer": False}
         probe_run(run, data, (label,), run / "probe", memory=memory, finetune_labels=tuned, **settings)
 

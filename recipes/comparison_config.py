@@ -109,10 +109,11 @@ class Config:
     """pico learns something in minutes, nano more in hours (text: bert_tiny, bert_mini); auto: nano from 120
     minutes on."""
     probes: Literal["auto", "quick", "thorough"] = "auto"
-    """thorough: of three seeds and every layer, with fine-tuning; auto: from 30 minutes on."""
+    """thorough: of three seeds and every layer, with fine-tuning; auto: that from 30 minutes on, fine-tuning from 120
+    on."""
     finetune_labels: tuple[int, ...] = (100, 1000)
-    """Where probes are thorough: numbers of labels for fine-tuning, and for training from scratch. It costs more than
-    all other probes, so only the first of --labels is asked."""
+    """Numbers of labels for fine-tuning, and for training from scratch. It costs more than all other probes, so only
+    the first of --labels is asked."""
     scenes: int = 4000
     """Scenes of the generated world."""
     face_scenes: int = 1000
