@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from mutate import damaged, damaged_json, with_png_sums
+from mutate import damaged, damaged_json, with_ogg_sums, with_png_sums
 from PIL import Image
 
 from mmssl.data.images import open_images
@@ -129,14 +129,15 @@ def spoil_png(seeds: list[bytes], draw: Any) -> bytes:
 # recordings
 
 
-def sounds(*names: str) -> Callable[[Path], list[bytes]]:
+def sounds(*names: str, lengths: tuple[float, ...] = (0.3,)) -> Callable[[Path], list[bytes]]:
     def make(folder: Path) -> list[bytes]:
         sys.path.insert(0, str(TESTS / "data" / "audio"))
         from sound_files import write_any
 
         return [
-            write_any(folder, name, seconds=0.3, channels=channels).read_bytes()
+            write_any(folder, name, seconds=seconds, channels=channels).read_bytes()
             for name in names
+            for seconds in lengths
             for channels in (1, 2)
         ]
 
@@ -158,13 +159,24 @@ def read_sound(file: Path) -> bool:
             assert block.shape[1] == header.channels
             assert np.isfinite(block).all()
             frames.append(len(block))
-        stop = min(header.frames, 2000)
-        part = decode.read_frames(extent, header, stop // 2, stop, limits)
-        assert part.shape == (stop - stop // 2,)
+
+    def seek(start: int, stop: int) -> None:
+        extent = Extent(str(file), 0, file.stat().st_size)
+        header = decode.read_header(extent, file.name, limits)
+        start, stop = (place if place >= 0 else max(0, header.frames + place) for place in (start, stop))
+        part = decode.read_frames(extent, header, start, stop, limits)
+        assert part.shape == (stop - start,)
         assert np.isfinite(part).all()
 
     refused(listen)
+    for start, stop in ((1000, 2000), (-1000, -1)):
+        refused(lambda start=start, stop=stop: seek(start, stop))
     return bool(frames)
+
+
+def spoil_ogg(seeds: list[bytes], draw: Any) -> bytes:
+    raw = damaged(seeds, draw)
+    return with_ogg_sums(raw) if draw.random() < 0.9 else raw
 
 
 # videos
@@ -480,7 +492,8 @@ FAMILIES = [
         "sound.wav", sounds("wav16.wav", "wav24.wav", "float.wav", "extensible.wav", "rf64.wav", "ulaw.wav"), read_sound
     ),
     Family("sound.flac", sounds("flac16.flac", "flac24.flac"), read_sound),
-    Family("sound.ogg", sounds("vorbis.ogg", "opus.opus"), read_sound),
+    # libsndfile searches for the page of a place that is more than 2 s away
+    Family("sound.ogg", sounds("vorbis.ogg", "opus.opus", lengths=(0.3, 2.5)), read_sound, spoil_ogg),
     Family("sound.mp3", sounds("mp3.mp3"), read_sound),
     Family("sound.m4a", sounds("aac.m4a"), read_sound),
     Family("video.mp4", videos("mp4", sound="aac"), read_video),
