@@ -401,18 +401,44 @@ def configs(folder: Path) -> list[bytes]:
 
 
 def read_config(file: Path) -> bool:
-    """Beside the weights of each of them."""
+    """Beside the weights of each of them; what could be loaded predicts."""
     found = []
+
+    def look(folder: Path) -> None:
+        predictor = load_predictor(folder)
+        with torch.no_grad():
+            outcome = predictor(_batch_for(predictor.config))
+        assert {"loss", "reference", "skill"} <= outcome.keys()
+        found.append(predictor)
+
     for name in ("patches", "holes", "tokens"):
         (file.parent / name / "config.json").write_bytes(file.read_bytes())
-        found.append(not refused(lambda name=name: load_predictor(file.parent / name)))
-    return any(found)
+        refused(lambda name=name: look(file.parent / name))
+    return bool(found)
+
+
+def _batch_for(config: Any) -> dict[str, torch.Tensor]:
+    """Two samples as the config says that they are, no larger than they were."""
+    batch = {"id": torch.arange(2), "epoch": torch.zeros(2, dtype=torch.int64)}
+    if isinstance(config, MaskedLanguageModelConfig):
+        token = torch.randint(3, 20, (2, min(8, config.max_length)))
+        word = torch.arange(token.shape[1]).repeat(2, 1)
+        return {**batch, "token": token, "word": word, "length": torch.tensor([token.shape[1], 4])}
+    size = [min(32, side) for side in config.image_size]
+    return {**batch, "image": torch.randint(0, 256, (2, config.channels, *size), dtype=torch.uint8)}
 
 
 def spoil_json(seeds: list[bytes], draw: Any) -> bytes:
     if draw.random() < 0.2:
         return damaged(seeds, draw)
     return damaged_json(draw.choice(seeds).decode(), draw).encode("utf-8", "surrogatepass")
+
+
+def spoil_config(seeds: list[bytes], draw: Any) -> bytes:
+    """Mostly values of the right type: nearly any other change is an unknown key or a wrong type to the reader."""
+    if draw.random() < 0.1:
+        return damaged(seeds, draw)
+    return damaged_json(draw.choice(seeds).decode(), draw, near=0.85).encode("utf-8", "surrogatepass")
 
 
 def journals(_: Path) -> list[bytes]:
@@ -510,7 +536,7 @@ FAMILIES = [
     Family("manifest.jsonl", tables("manifest.jsonl"), read_table, spoil_journal),
     Family("list.txt", tables("list.txt"), read_table),
     Family("model.safetensors", weights, read_weights, spoil_weights),
-    Family("config.json", configs, read_config, spoil_json),
+    Family("config.json", configs, read_config, spoil_config),
     Family("journal.jsonl", journals, read_journal_of, spoil_journal),
     Family("tokenizer.json", tokenizers, read_tokenizer, spoil_json),
 ]

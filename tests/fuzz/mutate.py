@@ -128,8 +128,26 @@ HOSTILE: tuple[Any, ...] = (
 )  # fmt: skip
 
 
-def damaged_json(text: str, draw: random.Random) -> str:
-    """JSON in which values were replaced, lost, doubled, or put elsewhere; now and then it is no JSON at all."""
+def _near(value: Any, data: Any, draw: random.Random) -> Any:
+    """Another value of the same type."""
+    if isinstance(value, bool):
+        return not value
+    if isinstance(value, int):
+        return draw.choice((value + 1, value - 1, 2 * value, value // 2, -value, draw.randrange(10)))
+    if isinstance(value, float):
+        return draw.choice((2 * value, value / 2, -value, 1 - value, value + 1, draw.random(), 0.0, 1.0))
+    if isinstance(value, list):
+        return draw.choice((value[1:], value + value[:1], value[::-1], sorted(value, key=str)))
+    # a string or a table: another one of the file
+    others = [holder[key] for holder, key in _places(data) if isinstance(holder[key], type(value))]
+    return json.loads(json.dumps(draw.choice(others)))
+
+
+def damaged_json(text: str, draw: random.Random, near: float = 0.4) -> str:
+    """JSON in which values were replaced, lost, doubled, or put elsewhere; now and then it is no JSON at all.
+
+    ``near``: how often a value is replaced by another one of its type, which readers that check types let through.
+    """
     try:
         data = json.loads(text)
     except (ValueError, RecursionError):  # a line that was damaged before
@@ -140,7 +158,9 @@ def damaged_json(text: str, draw: random.Random) -> str:
             break
         holder, key = draw.choice(places)
         how = draw.random()
-        if how < 0.7:
+        if draw.random() < near:
+            holder[key] = _near(holder[key], data, draw)
+        elif how < 0.7:
             holder[key] = draw.choice(HOSTILE)
         elif how < 0.8:
             del holder[key]
