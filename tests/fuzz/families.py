@@ -129,14 +129,15 @@ def spoil_png(seeds: list[bytes], draw: Any) -> bytes:
 # recordings
 
 
-def sounds(*names: str) -> Callable[[Path], list[bytes]]:
+def sounds(*names: str, lengths: tuple[float, ...] = (0.3,)) -> Callable[[Path], list[bytes]]:
     def make(folder: Path) -> list[bytes]:
         sys.path.insert(0, str(TESTS / "data" / "audio"))
         from sound_files import write_any
 
-        made = [
-            write_any(folder, name, seconds=0.3, channels=channels).read_bytes()
+        return [
+            write_any(folder, name, seconds=seconds, channels=channels).read_bytes()
             for name in names
+            for seconds in lengths
             for channels in (1, 2)
         ]
         return [with_ogg_sums(raw, serial=1) if raw[:4] == b"OggS" else raw for raw in made]
@@ -164,13 +165,24 @@ def read_sound(file: Path) -> bool:
             assert block.shape[1] == header.channels
             assert np.isfinite(block).all()
             frames.append(len(block))
-        stop = min(header.frames, 2000)
-        part = decode.read_frames(extent, header, stop // 2, stop, limits)
-        assert part.shape == (stop - stop // 2,)
+
+    def seek(start: int, stop: int) -> None:
+        extent = Extent(str(file), 0, file.stat().st_size)
+        header = decode.read_header(extent, file.name, limits)
+        start, stop = (place if place >= 0 else max(0, header.frames + place) for place in (start, stop))
+        part = decode.read_frames(extent, header, start, stop, limits)
+        assert part.shape == (stop - start,)
         assert np.isfinite(part).all()
 
     refused(listen)
+    for start, stop in ((1000, 2000), (-1000, -1)):
+        refused(lambda start=start, stop=stop: seek(start, stop))
     return bool(frames)
+
+
+def spoil_ogg(seeds: list[bytes], draw: Any) -> bytes:
+    raw = damaged(seeds, draw)
+    return with_ogg_sums(raw) if draw.random() < 0.9 else raw
 
 
 # videos
@@ -395,18 +407,44 @@ def configs(folder: Path) -> list[bytes]:
 
 
 def read_config(file: Path) -> bool:
-    """Beside the weights of each of them."""
+    """Beside the weights of each of them; what could be loaded predicts."""
     found = []
+
+    def look(folder: Path) -> None:
+        predictor = load_predictor(folder)
+        with torch.no_grad():
+            outcome = predictor(_batch_for(predictor.config))
+        assert {"loss", "reference", "skill"} <= outcome.keys()
+        found.append(predictor)
+
     for name in ("patches", "holes", "tokens"):
         (file.parent / name / "config.json").write_bytes(file.read_bytes())
-        found.append(not refused(lambda name=name: load_predictor(file.parent / name)))
-    return any(found)
+        refused(lambda name=name: look(file.parent / name))
+    return bool(found)
+
+
+def _batch_for(config: Any) -> dict[str, torch.Tensor]:
+    """Two samples as the config says that they are, no larger than they were."""
+    batch = {"id": torch.arange(2), "epoch": torch.zeros(2, dtype=torch.int64)}
+    if isinstance(config, MaskedLanguageModelConfig):
+        token = torch.randint(3, 20, (2, min(8, config.max_length)))
+        word = torch.arange(token.shape[1]).repeat(2, 1)
+        return {**batch, "token": token, "word": word, "length": torch.tensor([token.shape[1], 4])}
+    size = [min(32, side) for side in config.image_size]
+    return {**batch, "image": torch.randint(0, 256, (2, config.channels, *size), dtype=torch.uint8)}
 
 
 def spoil_json(seeds: list[bytes], draw: Any) -> bytes:
     if draw.random() < 0.2:
         return damaged(seeds, draw)
     return damaged_json(draw.choice(seeds).decode(), draw).encode("utf-8", "surrogatepass")
+
+
+def spoil_config(seeds: list[bytes], draw: Any) -> bytes:
+    """Mostly values of the right type: nearly any other change is an unknown key or a wrong type to the reader."""
+    if draw.random() < 0.1:
+        return damaged(seeds, draw)
+    return damaged_json(draw.choice(seeds).decode(), draw, near=0.85).encode("utf-8", "surrogatepass")
 
 
 def journals(_: Path) -> list[bytes]:
@@ -486,7 +524,8 @@ FAMILIES = [
         "sound.wav", sounds("wav16.wav", "wav24.wav", "float.wav", "extensible.wav", "rf64.wav", "ulaw.wav"), read_sound
     ),
     Family("sound.flac", sounds("flac16.flac", "flac24.flac"), read_sound),
-    Family("sound.ogg", sounds("vorbis.ogg", "opus.opus"), read_sound, spoil_ogg),
+    # libsndfile searches for the page of a place that is more than 2 s away
+    Family("sound.ogg", sounds("vorbis.ogg", "opus.opus", lengths=(0.3, 2.5)), read_sound, spoil_ogg),
     Family("sound.mp3", sounds("mp3.mp3"), read_sound),
     Family("sound.m4a", sounds("aac.m4a"), read_sound),
     Family("video.mp4", videos("mp4", sound="aac"), read_video),
@@ -503,7 +542,7 @@ FAMILIES = [
     Family("manifest.jsonl", tables("manifest.jsonl"), read_table, spoil_journal),
     Family("list.txt", tables("list.txt"), read_table),
     Family("model.safetensors", weights, read_weights, spoil_weights),
-    Family("config.json", configs, read_config, spoil_json),
+    Family("config.json", configs, read_config, spoil_config),
     Family("journal.jsonl", journals, read_journal_of, spoil_journal),
     Family("tokenizer.json", tokenizers, read_tokenizer, spoil_json),
 ]

@@ -95,34 +95,31 @@ def with_png_sums(raw: bytes) -> bytes:
 
 
 def _ogg_table() -> list[int]:
-    """CRC-32 of Ogg pages: polynomial 0x04c11db7, most significant bit first (RFC 3533, section 6)."""
     table = []
-    for byte in range(256):
-        value = byte << 24
+    for register in range(256):
+        register <<= 24
         for _ in range(8):
-            value = value << 1 ^ (0x04C11DB7 if value & 1 << 31 else 0)
-        table.append(value & 0xFFFFFFFF)
+            register = (register << 1 & 0xFFFFFFFF) ^ (0x04C11DB7 if register >> 31 else 0)
+        table.append(register)
     return table
 
 
-OGG_TABLE = _ogg_table()
+_OGG_TABLE = _ogg_table()
 
 
-def with_ogg_sums(raw: bytes, serial: int | None = None) -> bytes:
-    """The same Ogg file with page sums that fit again, so that damage reaches beyond them; and with this number of
-    the stream, where encoders put a random one."""
-    fixed, place = bytearray(raw), 0
-    while (place := fixed.find(b"OggS", place)) >= 0 and place + 27 <= len(fixed):
+def with_ogg_sums(raw: bytes) -> bytes:
+    """The same Ogg file with page checksums that fit again (RFC 3533, section 6), so that decoders see the damage."""
+    fixed, place = bytearray(raw), raw.find(b"OggS")
+    while 0 <= place <= len(fixed) - 27:
         body = place + 27 + fixed[place + 26]
-        end = min(body + sum(fixed[place + 27 : body]), len(fixed))
-        if serial is not None:
-            struct.pack_into("<I", fixed, place + 14, serial)
-        fixed[place + 22 : place + 26] = bytes(4)
-        value = 0
-        for byte in fixed[place:end]:
-            value = value << 8 & 0xFFFFFFFF ^ OGG_TABLE[value >> 24 ^ byte]
-        struct.pack_into("<I", fixed, place + 22, value)
-        place = end
+        end = body + sum(fixed[place + 27 : body])
+        if end <= len(fixed):
+            fixed[place + 22 : place + 26] = bytes(4)
+            total = 0
+            for byte in fixed[place:end]:
+                total = (total << 8 & 0xFFFFFFFF) ^ _OGG_TABLE[total >> 24 ^ byte]
+            struct.pack_into("<I", fixed, place + 22, total)
+        place = fixed.find(b"OggS", end if end <= len(fixed) else place + 4)
     return bytes(fixed)
 
 
@@ -132,8 +129,26 @@ HOSTILE: tuple[Any, ...] = (
 )  # fmt: skip
 
 
-def damaged_json(text: str, draw: random.Random) -> str:
-    """JSON in which values were replaced, lost, doubled, or put elsewhere; now and then it is no JSON at all."""
+def _near(value: Any, data: Any, draw: random.Random) -> Any:
+    """Another value of the same type."""
+    if isinstance(value, bool):
+        return not value
+    if isinstance(value, int):
+        return draw.choice((value + 1, value - 1, 2 * value, value // 2, -value, draw.randrange(10)))
+    if isinstance(value, float):
+        return draw.choice((2 * value, value / 2, -value, 1 - value, value + 1, draw.random(), 0.0, 1.0))
+    if isinstance(value, list):
+        return draw.choice((value[1:], value + value[:1], value[::-1], sorted(value, key=str)))
+    # a string or a table: another one of the file
+    others = [holder[key] for holder, key in _places(data) if isinstance(holder[key], type(value))]
+    return json.loads(json.dumps(draw.choice(others)))
+
+
+def damaged_json(text: str, draw: random.Random, near: float = 0.4) -> str:
+    """JSON in which values were replaced, lost, doubled, or put elsewhere; now and then it is no JSON at all.
+
+    ``near``: how often a value is replaced by another one of its type, which readers that check types let through.
+    """
     try:
         data = json.loads(text)
     except (ValueError, RecursionError):  # a line that was damaged before
@@ -144,8 +159,10 @@ def damaged_json(text: str, draw: random.Random) -> str:
             break
         holder, key = draw.choice(places)
         how = draw.random()
-        if how < 0.7:
-            holder[key] = _nudged(holder[key], draw) if draw.random() < 0.4 else _hostile(draw)
+        if draw.random() < near:
+            holder[key] = _near(holder[key], data, draw)
+        elif how < 0.7:
+            holder[key] = draw.choice(HOSTILE)
         elif how < 0.8:
             del holder[key]
         elif how < 0.9 and isinstance(holder, dict):

@@ -2,6 +2,10 @@
 
 MP3 is left to PyAV: libsndfile decodes 4 packets before the one it seeks. At low bit rates (32 kbit/s at 44.1 kHz)
 these are too few, and samples are not those of decoding the whole, by up to 0.3; and it complains on standard error.
+
+libsndfile 1.2.2 opens an Ogg Vorbis file whose comment or codebook header is damaged under a valid page sum, without a
+decoder: reading gives nothing, and a seek passes a null pointer to vorbis_synthesis_trackonly and kills the process. So
+a frame of Vorbis is read before any seek, and nothing here lets soundfile seek by itself.
 """
 
 import io
@@ -14,6 +18,7 @@ import numpy as np
 from jaxtyping import Float32
 
 from mmssl.data.audio.header import Header
+from mmssl.data.limits import MediaError
 from mmssl.data.stores import Extent
 from mmssl.data.window import Window
 from mmssl.errors import UserError
@@ -43,23 +48,32 @@ def read_header(extent: Extent) -> Header:
 
 
 def read_frames(extent: Extent, header: Header, start: int, stop: int) -> Float32[np.ndarray, "frame channel"]:
-    """Frames ``start`` to ``stop``; fewer when the recording ends before."""
+    """Frames ``start`` to ``stop``; fewer when the recording ends before. MediaError where none is decoded."""
     with _open(extent) as file:
+        _never_seek(file)
         if start:
-            # where the codebooks of a Vorbis file are damaged nothing can be read, and a seek ends the process
-            if file.format == "OGG" and not len(first := _read(file, 1, header)):
-                return first
+            if file.subtype == "VORBIS":
+                if not len(file.read(1, "float32")):
+                    raise MediaError("broken", "nothing in it can be decoded")
+                # after a read, a seek of up to two seconds ahead is off by a window (libsndfile issue 885)
+                file.seek(0)
             file.seek(start)
-        # after each read of a seekable file soundfile seeks to where it is: in FLAC, a tenth of the time for nothing
-        file.seekable = lambda: False
         return _read(file, stop - start, header)
 
 
 def blocks(extent: Extent, header: Header) -> Iterator[Float32[np.ndarray, "frame channel"]]:
     """All frames, some at a time."""
     with _open(extent) as file:
-        while len(found := _read(file, _BLOCK, header)):
+        _never_seek(file)
+        left = file.frames
+        while left > 0 and len(found := _read(file, min(_BLOCK, left), header)):
+            left -= len(found)
             yield found
+
+
+def _never_seek(file: Any) -> None:
+    """After each read of a seekable file soundfile seeks to where it is: in FLAC, a tenth of the time for nothing."""
+    file.seekable = lambda: False
 
 
 def _read(file: Any, count: int, header: Header) -> Float32[np.ndarray, "frame channel"]:

@@ -38,8 +38,8 @@ SPELLINGS = {
 """What the special tokens are called where a directory does not say."""
 _STAND_IN = {"cls": "bos", "sep": "eos"}
 DEFAULT_MAX_LENGTH = 512
-LARGEST_ID = 2**24 - 1
-"""Of a token: caches of texts have three bytes for it."""
+_MOST_IDS = 2**24
+"""More than any tokenizer has. The library makes a row for every id up to the last one, and aborts without memory."""
 
 
 def limit_threads() -> None:
@@ -75,7 +75,7 @@ class TextTokenizer:
         origin: where it comes from, for messages.
 
     Raises:
-        UserError: when there is no mask token.
+        UserError: when there is no mask token, or an id without bound.
     """
 
     def __init__(
@@ -90,6 +90,13 @@ class TextTokenizer:
         tokenizer.no_truncation()
         tokenizer.no_padding()
         self._tokenizer, self.model_max_length = tokenizer, model_max_length
+        # ids may have holes, and an embedding needs a row up to the last
+        self.vocabulary_size: int = max(tokenizer.get_vocab(with_added_tokens=True).values(), default=-1) + 1
+        if self.vocabulary_size > _MOST_IDS:
+            raise UserError(
+                f"{origin} has the id {self.vocabulary_size - 1:,}, and ids end at {_MOST_IDS - 1:,}: "
+                "is its tokenizer.json damaged? Copy it again"
+            )
         ids = {role: tokenizer.token_to_id(token) for role, token in special.items()}
         self._special = {role: special[role] for role, number in ids.items() if number is not None}
         mask = ids.get("mask")
@@ -106,8 +113,6 @@ class TextTokenizer:
         added = tokenizer.get_added_tokens_decoder()
         known = {number for number, token in added.items() if token.special}
         self.special_ids: tuple[int, ...] = tuple(sorted(known | {n for n in ids.values() if n is not None}))
-        # ids may have holes, and an embedding needs a row up to the last
-        self.vocabulary_size: int = max(tokenizer.get_vocab(with_added_tokens=True).values()) + 1
         said = json.dumps([tokenizer.to_str(), sorted(self._special.items())])
         self.digest: str = hashlib.blake2b(said.encode("utf-8", "backslashreplace"), digest_size=16).hexdigest()
         decoder = json.loads(tokenizer.to_str()).get("decoder")
@@ -233,7 +238,9 @@ def _from_file(path: Path) -> "Tokenizer":
     try:
         _check_ids(path)
         return Tokenizer.from_file(str(path))
-    except Exception as error:  # the library raises bare Exception
+    except BaseException as error:  # the library raises bare Exception, and a PanicException, which is none
+        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+            raise
         raise UserError(f"{path} cannot be read as a tokenizer ({error}): copy it again") from None
 
 

@@ -156,6 +156,13 @@ def test_what_cannot_be_used_is_refused(tmp_path: Path) -> None:
     path.write_text("{")
     with pytest.raises(UserError, match="cannot be read as a tokenizer"):
         load_tokenizer(tmp_path / "t")
+    tokenizer.save(tmp_path / "t")
+    data = json.loads(path.read_text())
+    word = next(word for word in data["model"]["vocab"] if not word.startswith("["))
+    data["model"]["vocab"][word] = 2**31
+    path.write_text(json.dumps(data))
+    with pytest.raises(UserError, match="has the id 2,147,483,648, and ids end at 16,777,215"):
+        load_tokenizer(tmp_path / "t")
     (tmp_path / "empty").mkdir()
     with pytest.raises(UserError, match="holds no tokenizer"):
         load_tokenizer(tmp_path / "empty")
