@@ -134,7 +134,7 @@ def sounds(*names: str, lengths: tuple[float, ...] = (0.3,)) -> Callable[[Path],
         sys.path.insert(0, str(TESTS / "data" / "audio"))
         from sound_files import write_any
 
-        return [
+        made = [
             write_any(folder, name, seconds=seconds, channels=channels).read_bytes()
             for name in names
             for seconds in lengths
@@ -143,11 +143,6 @@ def sounds(*names: str, lengths: tuple[float, ...] = (0.3,)) -> Callable[[Path],
         return [with_ogg_sums(raw, serial=1) if raw[:4] == b"OggS" else raw for raw in made]
 
     return make
-
-
-def spoil_ogg(seeds: list[bytes], draw: Any) -> bytes:
-    raw = damaged(seeds, draw)
-    return with_ogg_sums(raw) if draw.random() < 0.8 else raw
 
 
 def read_sound(file: Path) -> bool:

@@ -5,7 +5,7 @@ import json
 import random
 import struct
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 EXTREMES = (0, 1, 0x7F, 0x80, 0xFF, 0x7FFF, 0x8000, 0xFFFF, 2**31 - 1, 2**31, 2**32 - 1, 2**62, 2**64 - 1)
@@ -107,13 +107,16 @@ def _ogg_table() -> list[int]:
 _OGG_TABLE = _ogg_table()
 
 
-def with_ogg_sums(raw: bytes) -> bytes:
-    """The same Ogg file with page checksums that fit again (RFC 3533, section 6), so that decoders see the damage."""
+def with_ogg_sums(raw: bytes, serial: int | None = None) -> bytes:
+    """The same Ogg file with page checksums that fit again (RFC 3533, section 6), so that decoders see the damage; and
+    with this number of the stream, where encoders put a random one."""
     fixed, place = bytearray(raw), raw.find(b"OggS")
     while 0 <= place <= len(fixed) - 27:
         body = place + 27 + fixed[place + 26]
         end = body + sum(fixed[place + 27 : body])
         if end <= len(fixed):
+            if serial is not None:
+                struct.pack_into("<I", fixed, place + 14, serial)
             fixed[place + 22 : place + 26] = bytes(4)
             total = 0
             for byte in fixed[place:end]:
@@ -162,7 +165,7 @@ def damaged_json(text: str, draw: random.Random, near: float = 0.4) -> str:
         if draw.random() < near:
             holder[key] = _near(holder[key], data, draw)
         elif how < 0.7:
-            holder[key] = draw.choice(HOSTILE)
+            holder[key] = copy.deepcopy(draw.choice(HOSTILE))  # it may be damaged in its turn
         elif how < 0.8:
             del holder[key]
         elif how < 0.9 and isinstance(holder, dict):
@@ -178,21 +181,7 @@ def damaged_json(text: str, draw: random.Random, near: float = 0.4) -> str:
     return written
 
 
-def _nudged(value: Any, draw: random.Random) -> Any:
-    """Something near a number or a truth: it may well be allowed, and then it has to work."""
-    if isinstance(value, bool):
-        return not value
-    if isinstance(value, int | float):
-        return draw.choice((value + 1, value - 1, 2 * value, value / 2, value // 2, -value, value * 0.9))
-    return _hostile(draw)
-
-
-def _hostile(draw: random.Random) -> Any:
-    return copy.deepcopy(draw.choice(HOSTILE))  # it may be damaged in its turn
-
-
-def _places(data: Any) -> Iterator[tuple[Any, Any]]:
-    """Every holder with each of its keys."""
+def _places(data: Any) -> Any:
     if isinstance(data, dict | list):
         for key, value in list(data.items() if isinstance(data, dict) else enumerate(data)):
             yield data, key

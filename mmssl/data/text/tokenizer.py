@@ -236,23 +236,11 @@ def _from_file(path: Path) -> "Tokenizer":
     from tokenizers import Tokenizer
 
     try:
-        _check_ids(path)
         return Tokenizer.from_file(str(path))
     except BaseException as error:  # the library raises bare Exception, and a PanicException, which is none
         if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
             raise
         raise UserError(f"{path} cannot be read as a tokenizer ({error}): copy it again") from None
-
-
-def _check_ids(path: Path) -> None:
-    """Raises ValueError for an id that is far too large: the library reserves memory up to the largest, or aborts."""
-    data = json.loads(path.read_text(encoding="utf-8"))
-    vocabulary = data["model"].get("vocab")
-    ids = list(vocabulary.values()) if isinstance(vocabulary, dict) else []
-    ids += [token.get("id") for token in data.get("added_tokens") or () if isinstance(token, dict)]
-    largest = max((number for number in ids if isinstance(number, int)), default=0)
-    if largest > LARGEST_ID:
-        raise ValueError(f"the id {largest} is beyond {LARGEST_ID:,}")
 
 
 def _convert(folder: Path, special: dict[str, Any]) -> "Tokenizer":
