@@ -28,6 +28,7 @@ import shutil
 import time
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass
 from multiprocessing import get_context
 from pathlib import Path
@@ -189,8 +190,11 @@ def _write_scenes(folder: Path, config: WorldConfig) -> dict[str, list[Row]]:
     if workers == 1:
         return _joined(map(write_chunk, jobs))
     # spawn: children start clean, with no copy of a parent's threads
-    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
-        return _joined(pool.map(write_chunk, jobs))
+    try:
+        with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+            return _joined(pool.map(write_chunk, jobs))
+    except BrokenProcessPool:
+        raise UserError("a worker process was killed: is memory short? Give fewer --workers and start again") from None
 
 
 def _chunks(count: int) -> Iterator[tuple[int, int]]:

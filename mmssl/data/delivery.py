@@ -48,6 +48,9 @@ def read_batches(
         prefetch_factor=4 if workers else None,
         multiprocessing_context=START_METHOD if workers else None,
         worker_init_fn=_leave_interrupts,
+        # else it draws a seed from torch's generator each time it is begun, and a resumed run begins it once more than
+        # one that nobody disturbed: its dropout would differ. Readers draw from (seed, epoch, place) alone.
+        generator=torch.Generator(),
     )
     try:
         yield from loader

@@ -12,6 +12,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
@@ -123,7 +124,8 @@ def _start(function: Callable[[int], Any], todo: list[int], method: Method) -> _
     process = context.Process(target=_work, args=(function, theirs, place), daemon=True)
     process.start()
     theirs.close()
-    ours.send(todo)
+    with suppress(OSError):  # killed already: found when its end is received
+        ours.send(todo)
     return _Worker(process, ours, place, todo)
 
 
@@ -165,7 +167,8 @@ def _next(worker: _Worker, function: Callable[[int], Any], chunks: list[list[int
     if not worker.alive:
         worker.pipe.close()
         return _start(function, todo, method) if todo else None
-    worker.pipe.send(todo)  # an empty list ends it
+    with suppress(OSError):  # killed while it had nothing to do: found when its end is received
+        worker.pipe.send(todo)  # an empty list ends it
     if not todo:
         worker.process.join()
         worker.pipe.close()

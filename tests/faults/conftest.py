@@ -1,4 +1,4 @@
-"""The tiny run of tests/training serves here too."""
+"""The tiny run of tests/training serves here too, and the scripts of tests/recipes."""
 
 import sys
 from pathlib import Path
@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 import torch
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "training"))
+for _folder in ("training", "recipes"):
+    sys.path.append(str(Path(__file__).resolve().parents[1] / _folder))
 
 
 @pytest.fixture(autouse=True)

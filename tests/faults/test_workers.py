@@ -2,19 +2,25 @@
 
 import multiprocessing
 import os
+import re
 import signal
 import sys
 import threading
 import time
 from collections.abc import Callable
+from multiprocessing import get_context
 from pathlib import Path
 
+import numpy as np
 import pytest
-from forked import FORKED
+from forked import FORKED, assert_same_run, fork, wait
+from PIL import Image
+from scripts import ROOT, load_script
 
 from mmssl.data.limits import MediaError
-from mmssl.data.pool import map_files
+from mmssl.data.pool import _CHUNK, map_files
 from mmssl.errors import UserError, one_sentence_errors
+from mmssl.training.loop import Trainer
 
 pytestmark = FORKED
 
@@ -55,6 +61,17 @@ def test_a_worker_of_the_pool_is_replaced_and_its_file_tried_again() -> None:
     assert results == {index: index for index in range(12)}
 
 
+def test_a_worker_killed_while_it_has_nothing_to_do_is_replaced() -> None:
+    results = {}
+    for index, result in map_files(lambda index: index, range(2 * _CHUNK), workers=1, seconds=20.0):
+        results[index] = result
+        if len(results) == _CHUNK:
+            (child,) = multiprocessing.active_children()
+            child.kill()
+            child.join()
+    assert results == {index: index for index in range(2 * _CHUNK)}
+
+
 def test_a_file_at_which_workers_die_every_time_is_the_files_fault() -> None:
     def deadly(index: int) -> int:
         if index == 5:
@@ -87,3 +104,57 @@ def test_decoding_videos_goes_on_without_the_worker_that_was_killed(tmp_path: Pa
     killer.join()
     assert not source.failures
     assert source.frames.tolist() == [10, 10, 10]
+
+
+def killed_chunk(_job: object) -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_making_a_world_ends_in_a_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    script = load_script(ROOT / "data_prep" / "make_world.py")
+    monkeypatch.setattr(script, "get_context", lambda _: get_context("fork"))
+    monkeypatch.setattr(script, "write_chunk", killed_chunk)
+    errors = tmp_path / "errors"
+    flags = ["--out", str(tmp_path / "world"), "--count", "300", "--modalities", "images", "--workers", "2"]
+    assert wait(fork(lambda: script.main(flags), errors), 20) == 2
+    said = "a worker process was killed: is memory short? Give fewer --workers and start again"
+    assert errors.read_text() == f"error: {said}\n"
+
+
+def test_a_run_whose_worker_is_killed_ends_in_a_sentence_and_is_resumed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "photos").mkdir()
+    numbers = np.random.default_rng(0)
+    for index in range(24):
+        pixels = numbers.integers(0, 255, (24, 24, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(tmp_path / "photos" / f"{index}.png")
+    flags = ["--data", tmp_path / "photos", "--image-size", 16, "--patch-size", 4, "--batch-size", 4, "--steps", 8,
+             "--validate-every", 8, "--validation-images", 4, "--log-every", 1, "--checkpoint-every", 2,
+             "--preset", "pico", "--workers", 2, "--cache", "none", "--device", "cpu"]  # fmt: skip
+    main = load_script(ROOT / "recipes" / "image_mae.py").main
+    errors = tmp_path / "errors"
+
+    def run(out: str, *more: str) -> tuple[int, str]:
+        code = wait(fork(lambda: main([*map(str, flags), "--out", str(tmp_path / out), *more]), errors))
+        return code, errors.read_text()
+
+    main([*map(str, flags), "--out", str(tmp_path / "whole")])  # here: children need not load anything again
+    with monkeypatch.context() as patched:
+        step = Trainer._optimizer_step
+
+        def killing(trainer: Trainer, *arguments: object) -> None:
+            step(trainer, *arguments)
+            if trainer.step == 4:
+                os.kill(multiprocessing.active_children()[0].pid or 0, signal.SIGKILL)
+
+        patched.setattr(Trainer, "_optimizer_step", killing)
+        code, said = run("killed")
+    assert code == 2
+    assert re.fullmatch(
+        r"error: DataLoader worker \(pid \d+\) is killed by signal: Killed: is memory short\? "
+        r"Give fewer --workers, and go on with --resume\n",
+        said,
+    )
+    assert run("killed", "--resume") == (0, "")
+    assert_same_run(tmp_path / "whole", tmp_path / "killed")
