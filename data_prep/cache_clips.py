@@ -16,7 +16,6 @@ followed, take about 3 minutes on one core.
 """
 
 import time
-from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
@@ -25,15 +24,12 @@ import tyro
 from rich.console import Console
 from rich.progress import Progress
 
-from mmssl.data.skipped import Skipped
+from mmssl.data.skipped import print_skipped
 from mmssl.data.video import ClipSettings, open_videos
 from mmssl.data.video.cache import fill_store, write_listing
 from mmssl.data.video.store import ClipStore
 from mmssl.errors import UserError, one_sentence_errors
-
-_LINE_SECONDS = 15.0
-"""Between lines of progress where there is no terminal."""
-_SHOWN = 10
+from mmssl.training.progress import LINE_SECONDS
 
 
 @dataclass(frozen=True)
@@ -71,18 +67,9 @@ def cache_clips(config: CacheConfig) -> Path:
         f"{len(clips):,} clips, {seconds / 60:.1f} minutes, {size / 1e6:,.1f} MB; "
         f"{len(store.keys()) - before:,} videos decoded in {time.monotonic() - started:.0f} s"
     )
-    _print_skipped(skipped)
+    print_skipped(skipped, "skipped.jsonl")
     print(config.out)
     return config.out
-
-
-def _print_skipped(skipped: list[Skipped]) -> None:
-    if not skipped:
-        return
-    kinds = ", ".join(f"{count:,} {kind}" for kind, count in Counter(row.kind for row in skipped).most_common())
-    print(f"left out: {kinds}; all are in skipped.jsonl")
-    for row in skipped[:_SHOWN]:
-        print(f"  {row.file}: {row.reason}")
 
 
 class _Bar:
@@ -103,7 +90,7 @@ class _Bar:
 
     def show(self, done: int, total: int) -> None:
         self._bar.update(self._task, completed=done)
-        if not self._console.is_terminal and time.monotonic() - self._said > _LINE_SECONDS:
+        if not self._console.is_terminal and time.monotonic() - self._said > LINE_SECONDS:
             self._said = time.monotonic()
             print(f"{done:,} of {total:,} videos", flush=True)
 

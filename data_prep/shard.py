@@ -16,7 +16,6 @@ their files. Stopped, it goes on where it was; the same data, seed and shard siz
 
 import json
 import time
-from collections import Counter
 from collections.abc import Iterator
 from dataclasses import astuple, dataclass, field
 from functools import partial
@@ -36,19 +35,17 @@ from mmssl.data.limits import MediaError, guarded
 from mmssl.data.media import open_media, pictures_of
 from mmssl.data.pool import map_files
 from mmssl.data.shards.write import Settings, SplitData, write_shards
-from mmssl.data.skipped import MAX_SKIPPED_SHARE, Skipped
+from mmssl.data.skipped import MAX_SKIPPED_SHARE, Skipped, print_skipped
 from mmssl.data.source import FileSource
 from mmssl.data.text import open_texts
 from mmssl.data.text.source import TextSource
 from mmssl.data.video import open_videos
 from mmssl.errors import UserError, one_sentence_errors
+from mmssl.training.progress import LINE_SECONDS
 
 _PIECE = 2**22
 _OPEN_SECONDS = 20.0
 """To open a video."""
-_LINE_SECONDS = 15.0
-"""Between lines of progress."""
-_SHOWN = 10
 
 
 @dataclass(frozen=True)
@@ -108,7 +105,7 @@ def shard(config: ShardConfig) -> Path:
     started, said = time.monotonic(), [time.monotonic()]
 
     def say(done: int, total: int) -> None:
-        if time.monotonic() - said[0] > _LINE_SECONDS:
+        if time.monotonic() - said[0] > LINE_SECONDS:
             said[0] = time.monotonic()
             print(f"writing    {done / 1e6:,.0f} of {total / 1e6:,.0f} MB", flush=True)
 
@@ -122,7 +119,7 @@ def shard(config: ShardConfig) -> Path:
     tars = list(config.out.glob("*.tar"))
     was = f", of which {kept:,} were there already" if kept else ""
     print(f"{len(tars):,} shards{was}; {time.monotonic() - started:.0f} s")
-    _print_skipped(contents.skipped)
+    print_skipped(contents.skipped, "index/skipped.jsonl")
     print(config.out)
     return config.out
 
@@ -230,15 +227,6 @@ class _Documents:
 
     def __call__(self, number: int) -> Iterator[bytes]:
         yield next(text for place, text in self._texts if place == number).encode()
-
-
-def _print_skipped(skipped: list[Skipped]) -> None:
-    if not skipped:
-        return
-    kinds = ", ".join(f"{count:,} {kind}" for kind, count in Counter(row.kind for row in skipped).most_common())
-    print(f"left out: {kinds}; all are in index/skipped.jsonl")
-    for row in skipped[:_SHOWN]:
-        print(f"  {row.file}: {row.reason}")
 
 
 def main(arguments: list[str] | None = None) -> None:

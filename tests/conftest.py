@@ -39,3 +39,13 @@ def pytest_runtest_call(item: pytest.Item) -> Generator[None, object, object]:
         return (yield)
     finally:
         jaxtyping.config.update("jaxtyping_disable", before)
+
+
+@pytest.fixture(scope="module")
+def one_thread() -> Generator[None]:
+    """Numbers to the last bit, and on a busy machine time: threads that wait for each other cost more than they bring
+    on small problems."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)

@@ -1,6 +1,7 @@
 """The record of files that are not used: every modality keeps it in the same form."""
 
 import json
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,6 +9,7 @@ from typing import Protocol, runtime_checkable
 
 MAX_SKIPPED_SHARE = 0.05
 """Past this share of broken files a run stops."""
+_SHOWN = 10
 
 
 @dataclass(frozen=True)
@@ -42,3 +44,13 @@ def write_skipped(run_dir: Path, *sources: Source) -> Path:
     partial.write_text("".join(lines), encoding="utf-8", errors="backslashreplace")
     partial.replace(path)
     return path
+
+
+def print_skipped(skipped: Sequence[Skipped], record: str) -> None:
+    """How many files are left out, by kind, and why the first ones are. ``record``: the file that has all."""
+    if not skipped:
+        return
+    kinds = ", ".join(f"{count:,} {kind}" for kind, count in Counter(row.kind for row in skipped).most_common())
+    print(f"left out: {kinds}; all are in {record}")
+    for row in skipped[:_SHOWN]:
+        print(f"  {row.file}: {row.reason}")

@@ -9,6 +9,7 @@ gradients go over NCCL where there is CUDA. Texts travel as bytes: nothing is pi
 
 import itertools
 import os
+import re
 import sys
 import threading
 import time
@@ -38,6 +39,13 @@ PATIENCE = timedelta(hours=1)
 """How long a rank waits for another one that says nothing: longer than any checkpoint takes to write. One that fails
 says so, and ends all at once."""
 
+START = timedelta(minutes=10)
+"""How long those that have begun wait for the others to begin."""
+
+START_REMEDY = (
+    "see what the others say, and give torchrun the same --nnodes, --nproc-per-node and --rdzv-endpoint (or "
+    "--master-addr and --master-port) on all machines, and a port that no firewall closes"
+)
 POLL_SECONDS = 0.2
 LOST = ("closed by peer", "reset by peer", "Broken pipe", "remote process exited")
 """What gloo and NCCL say when another process is gone."""
@@ -76,15 +84,13 @@ def torchrun_ranks() -> Iterator[None]:
     """Join the processes that torchrun started, if it did; a failure of one ends all, and only the first speaks.
 
     Raises what the block raises, in the process that failed first. Another one that fails, or waits for it anywhere,
-    ends in silence.
+    ends in silence. Raises UserError where not all have begun within :data:`START` of the first.
     """
     if not all(name in os.environ for name in TORCHRUN):
         yield
         return
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
-    store, number, count = next(rendezvous("env://", timeout=PATIENCE))
-    # torchrun keeps one table over all its starts, in which the addresses of processes before are left
-    mine = c10d.PrefixStore(f"mmssl/start/{restarts()}", store)
+    mine, number, count = _meet()
     dist.init_process_group(backend, store=mine, rank=number, world_size=count, timeout=PATIENCE)
     silent = None if is_main() else open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115 - closed below
     spoken, sys.stdout = sys.stdout, silent or sys.stdout
@@ -112,6 +118,57 @@ def torchrun_ranks() -> Iterator[None]:
             silent.close()
         if alarm.stopped:
             dist.destroy_process_group()
+
+
+def _meet() -> tuple[Any, int, int]:
+    """``(table, rank, ranks)`` once all ranks have begun: a table of keys that all share.
+
+    Raises UserError in the first that has waited for :data:`START`. Those that wait with it end in silence.
+    """
+    until = time.monotonic() + START.total_seconds()
+    try:
+        store, number, count = next(rendezvous("env://", timeout=START))
+    except dist.DistError as error:
+        # said by rank 0 where it keeps the table itself, and by one that does not reach whoever keeps it
+        joined = re.search(r"(\d+)/(\d+) clients joined", str(error))
+        if joined:
+            raise _nobody_came(int(joined[1]), int(joined[2])) from None
+        if "timed out" not in str(error):
+            raise
+        where = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
+        raise UserError(
+            f"process {os.environ['RANK']} reached nobody at {where} within {_in_words(START)}: {START_REMEDY}"
+        ) from None
+    # torchrun keeps one table over all its starts, in which the addresses of processes before are left
+    mine = c10d.PrefixStore(f"mmssl/start/{restarts()}", store)
+    try:
+        mine.set(f"began/{number}", "")
+        mine.add("began", 1)
+        while mine.add("began", 0) < count:
+            if mine.check(["given up"]):
+                _leave()
+            if time.monotonic() > until:
+                if mine.add("given up", 1) > 1:
+                    _leave()
+                missing = [other for other in range(count) if not mine.check([f"began/{other}"])]
+                raise _nobody_came(count - len(missing), count, missing)
+            time.sleep(POLL_SECONDS)
+    except dist.DistError:
+        raise UserError(
+            "the process that the others began with has ended before all had begun: see its errors"
+        ) from None
+    store.set_timeout(PATIENCE)
+    return mine, number, count
+
+
+def _nobody_came(began: int, count: int, missing: Sequence[int] = ()) -> UserError:
+    which = f" (not {', '.join(map(str, missing[:8]))}{', ...' if len(missing) > 8 else ''})" if missing else ""
+    return UserError(f"only {began} of {count} processes have begun within {_in_words(START)}{which}: {START_REMEDY}")
+
+
+def _in_words(time: timedelta) -> str:
+    seconds = time.total_seconds()
+    return f"{seconds / 60:g} minutes" if seconds >= 120 else f"{seconds:g} s"
 
 
 def _is_failure(end: SystemExit) -> bool:

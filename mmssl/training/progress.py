@@ -6,6 +6,8 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+LINE_SECONDS = 15.0
+"""Between lines of progress of scripts that make data ready, where there is no terminal."""
 SHOWN = ("loss", "skill", "samples_per_second", "data_wait")
 
 

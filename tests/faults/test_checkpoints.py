@@ -16,14 +16,6 @@ from mmssl.training.journal import read_journal
 LAST, BEFORE = f"step-{STEPS:08d}", f"step-{STEPS // SAVE * SAVE:08d}"
 
 
-@pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    out = tmp_path_factory.mktemp("whole") / "run"
-    trainer, checkpoint = pictures(out, False)
-    trainer.fit(checkpoint)
-    return out
-
-
 def cut(file: Path) -> None:
     file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
 

@@ -46,14 +46,6 @@ def fill(disk: Path, leave: int) -> Path:
     return disk / "filler"
 
 
-@pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    out = tmp_path_factory.mktemp("whole") / "run"
-    trainer, checkpoint = pictures(out, False)
-    trainer.fit(checkpoint)
-    return out
-
-
 def full_when(step: int, disk: Path, leave: int):
     """Fills the disk when the trainer is about to save at ``step``."""
 

@@ -9,7 +9,7 @@ import socket
 import sys
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from functools import partial
 from pathlib import Path
@@ -33,11 +33,13 @@ def run_ranks(
     seconds: float = 550.0,
     port: int | None = None,
     late: float = 0.0,
+    absent: Sequence[int] = (),
     **named: Any,
 ) -> list[tuple[int, str, str]]:
     """``function(*arguments)`` in ``count`` processes; exit code, standard output and standard error of each.
 
-    ``port``: of a table of keys that is there already; ``late``: seconds by which the first process is late.
+    ``port``: of a table of keys that is there already; ``late``: seconds by which the first process is late;
+    ``absent``: ranks that are never started and have no result.
     """
     function = partial(function, *arguments, **named)
     context = multiprocessing.get_context("fork")
@@ -47,18 +49,20 @@ def run_ranks(
         context.Process(target=_rank, args=(rank, count, port, logs, function, 0.0 if rank else late))
         for rank in range(count)
     ]
-    for process in processes:
+    started = [process for rank, process in enumerate(processes) if rank not in absent]
+    for process in started:
         process.start()
     end = time.monotonic() + seconds
-    for process in processes:
+    for process in started:
         process.join(max(0.0, end - time.monotonic()))
-    for process in processes:
+    for process in started:
         if process.is_alive():
             process.kill()
             process.join()
     return [
         (process.exitcode or 0, (logs / f"{rank}.out").read_text(), (logs / f"{rank}.err").read_text())
         for rank, process in enumerate(processes)
+        if rank not in absent
     ]
 
 

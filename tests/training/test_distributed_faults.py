@@ -7,15 +7,17 @@ import signal
 import subprocess
 import sys
 import time
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
 import torch
-from ranks import run_ranks
+from ranks import free_port, run_ranks
 from tiny import DEFAULTS, Config, make_trainer, train
 
 from mmssl.errors import UserError
 from mmssl.predictors import load_predictor
+from mmssl.training import distributed
 from mmssl.training.config import RunConfig
 from mmssl.training.distributed import agree, rank, same_everywhere, share_of_batch
 from mmssl.training.journal import read_journal
@@ -148,7 +150,7 @@ COMPILED = """
 import functools, sys
 from pathlib import Path
 import torch
-from ranks import run_ranks
+from ranks import free_port, run_ranks
 from tiny import train
 
 folder = Path(sys.argv[1])
@@ -192,6 +194,44 @@ def test_processes_that_are_started_again_do_not_wait_for_those_before(tmp_path,
         monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", str(start))
         where = {"logs": tmp_path / str(start), "port": table.port, "late": 3.0 * start, "seconds": 60.0}
         assert [code for code, _, _ in run_ranks(2, agree, [1.0], **where)] == [0, 0]
+
+
+@pytest.fixture
+def table(monkeypatch):
+    """Kept by another process than the ranks, as torchrun does, and ranks that wait for a second to begin."""
+    monkeypatch.setenv("TORCHELASTIC_USE_AGENT_STORE", "True")
+    monkeypatch.setattr(distributed, "START", timedelta(seconds=1))
+    return torch.distributed.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+
+
+def test_those_that_begin_do_not_wait_for_ever_for_one_that_does_not(tmp_path, table):
+    began = time.monotonic()
+    results = run_ranks(4, agree, [1.0], logs=tmp_path, absent=[2], port=table.port, seconds=60.0)
+    assert time.monotonic() - began < 30
+    said = f"error: only 3 of 4 processes have begun within 1 s (not 2): {distributed.START_REMEDY}\n"
+    assert sorted(results) == [(1, "", ""), (1, "", ""), (2, "", said)]
+
+
+@pytest.mark.parametrize("absent", [0, 1])
+def test_without_torchrun_they_do_not_wait_for_ever_either(tmp_path, monkeypatch, absent):
+    """Process 0 keeps the table of keys itself."""
+    monkeypatch.setattr(distributed, "START", timedelta(seconds=1))
+    (one,) = run_ranks(2, agree, [1.0], logs=tmp_path, absent=[absent], port=(port := free_port()), seconds=60.0)
+    what = "only 1 of 2 processes have begun" if absent else f"process 1 reached nobody at 127.0.0.1:{port}"
+    assert one == (2, "", f"error: {what} within 1 s: {distributed.START_REMEDY}\n")
+
+
+def test_once_all_have_begun_they_wait_for_longer(tmp_path, table):
+    """As for a checkpoint of rank 0; over the table of keys as well as over gloo."""
+
+    def slow() -> None:
+        if rank() == 0:
+            time.sleep(2.5)
+        agree([1.0])
+        torch.distributed.new_group(backend="gloo")
+
+    results = run_ranks(2, slow, logs=tmp_path, port=table.port, seconds=60.0)
+    assert [code for code, _, _ in results] == [0, 0], results
 
 
 def test_torchrun_restarts_a_killed_rank_which_goes_on_unasked(tmp_path):

@@ -17,15 +17,8 @@ from mmssl.training.health import exploding_gradient
 from mmssl.training.journal import read_journal
 from mmssl.training.loop import Trainer
 
+pytestmark = pytest.mark.usefixtures("one_thread")
 LONG = {"log_every": 20, "validate_every": 100, "checkpoint_every": 10_000, "dropout": 0.0}
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def contrastive_trainer(out: Path, model: ContrastiveConfig, **changes) -> tuple[Trainer, Path | None]:

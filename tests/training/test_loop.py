@@ -21,6 +21,7 @@ from mmssl.predictors.base import outcome_of
 from mmssl.training.journal import Journal, read_journal
 from mmssl.training.optimizer import learning_rate_at, make_optimizer, parameter_groups
 
+pytestmark = pytest.mark.usefixtures("one_thread")
 SCRIPT = Path(__file__).with_name("tiny.py")
 # a loader may be found slow in one run only
 TIMING = {"samples_per_second", "data_wait", "seconds", "validation_seconds", "findings"}
@@ -41,14 +42,6 @@ def assert_same_run(one: Path, other: Path) -> None:
     assert left.keys() == right.keys()
     for name in left:
         assert torch.equal(left[name], right[name]), name
-
-
-@pytest.fixture(autouse=True)
-def _one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def test_journal_has_the_promised_keys(tmp_path):
