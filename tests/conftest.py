@@ -3,9 +3,11 @@
 ``MMSSL_TEST_UNCHECKED=1 pytest ...`` leaves the checks out: for timing, or to see whether a failure is theirs.
 """
 
+import functools
 import inspect
 import os
-from collections.abc import Generator
+from collections.abc import Callable, Generator
+from types import FunctionType
 
 # before torch is loaded, here and in the processes that tests start: small tensors gain nothing from threads, which
 # wait for each other tens of times longer than they compute where the cores are shared
@@ -14,8 +16,32 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import jaxtyping
 import pytest
 import torch
+from beartype import beartype
+
+
+def jaxtyped(function: object = None, *, typechecker: Callable) -> object:
+    """Stands in for jaxtyping's decorator, which checks every call twice and binds its arguments by name: some 50 us.
+
+    That is for shapes that must agree between arguments. A function that names no shape is checked by beartype alone,
+    which tells as much for a tenth of the time; loops over thousands of journal lines live from it.
+    """
+    if function is None:
+        return functools.partial(jaxtyped, typechecker=typechecker)
+    hints = list(getattr(function, "__annotations__", {}).values())
+    if not isinstance(function, FunctionType) or "jaxtyping" in repr(hints) or any(isinstance(h, str) for h in hints):
+        return shape_checks(function, typechecker=typechecker)
+    checked = beartype(function)
+
+    @functools.wraps(function)
+    def call(*positional: object, **named: object) -> object:
+        return (function if jaxtyping.config.jaxtyping_disable else checked)(*positional, **named)
+
+    return call
+
 
 if os.environ.get("MMSSL_TEST_UNCHECKED", "0") == "0":
+    shape_checks = jaxtyping.jaxtyped
+    jaxtyping.jaxtyped = jaxtyped
     jaxtyping.install_import_hook("mmssl", "beartype.beartype")
 
 

@@ -95,7 +95,8 @@ def diverged(entries: Sequence[Entry]) -> Finding | None:
     if not entries or "target_std" in entries[-1] or "target_variance" in entries[-1]:
         return None
     known = [entry for entry in entries if not math.isnan(value(entry, "skill"))]
-    held = [(min(values(known[end - LINES : end], "skill")), end) for end in range(LINES, len(known) + 1)]
+    skills = values(known, "skill")
+    held = [(min(skills[end - LINES : end]), end) for end in range(LINES, len(skills) + 1)]
     best, end = max(held, default=(0.0, 0))
     lost = lasting(known, lambda entry: value(entry, "skill") <= LOST_SHARE * best)
     if lost and best >= LEARNED_SKILL and not _more_codes(known[end - 1], known[-1]):
