@@ -99,6 +99,9 @@ def block_holes(key: NoiseKey, size: tuple[int, int], mask_fraction: float) -> B
     return _earliest(time, last, ring, count, size)
 
 
+# in a compiled model too this runs as it is: its many steps take long to trace, and their writing in place cuts the
+# graph six times over (torch.compiler.disable does the same, but imports the compiler at once)
+@torch._disable_dynamo
 def free_form_holes(key: NoiseKey, size: tuple[int, int], mask_fraction: float) -> Bool[Tensor, "batch pixel"]:
     """Hide strokes of a brush, exactly ``hidden_count(height * width, mask_fraction)`` pixels of them.
 

@@ -55,9 +55,10 @@ class _Gather(torch.autograd.Function):
         return total.narrow(0, dist.get_rank() * ctx.rows, ctx.rows)
 
 
-# what is sent stays outside of compiled graphs
-_summed: Callable[[Tensor], Tensor] = cast(Any, torch.compiler.disable(lambda x: _Sum.apply(x)))
-_gathered: Callable[[Tensor], Tensor] = cast(Any, torch.compiler.disable(lambda x: _Gather.apply(x)))
+# what is sent stays outside of compiled graphs; torch.compiler.disable does the same, but imports the compiler at once,
+# which takes seconds at the start of every command
+_summed: Callable[[Tensor], Tensor] = cast(Any, torch._disable_dynamo(lambda x: _Sum.apply(x)))
+_gathered: Callable[[Tensor], Tensor] = cast(Any, torch._disable_dynamo(lambda x: _Gather.apply(x)))
 
 
 def sum_over_ranks(x: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
