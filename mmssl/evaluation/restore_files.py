@@ -16,7 +16,7 @@ from mmssl.data.images.open import IMAGES
 from mmssl.data.images.photo import SUFFIXES, Format, Photo, check_free, read_photo, write_photo
 from mmssl.data.limits import MediaError
 from mmssl.data.parts import media_below
-from mmssl.errors import UserError
+from mmssl.errors import UserError, printable
 from mmssl.evaluation.before_after import before_after
 from mmssl.evaluation.restore import Restored, Restorer, check_perturbations
 from mmssl.predictors import load_predictor
@@ -83,7 +83,7 @@ def restore_files(restorer: Restorer, given: Sequence[Path], to: Writing, mask: 
             failures.append(f"{photo}: {error}")
     if failures:
         count = f"{len(failures)} of {len(photos)} photos were" if len(photos) > 1 else "the photo was"
-        print(f"error: {count} not restored:", *failures, sep="\n    ", file=sys.stderr)
+        print(f"error: {count} not restored:", *map(printable, failures), sep="\n    ", file=sys.stderr)
     return failures
 
 
@@ -140,9 +140,9 @@ def _restore_file(
     done = restorer.restore(photo, hidden)
     notes = _write(done, result, sheet, to)
     sizes = " to ".join(dict.fromkeys(f"{width}x{height}" for height, width in (photo.size, done.photo.size)))
-    print(f"{file}: {sizes} pixels in {time.perf_counter() - started:.1f} s: {result}", flush=True)
+    print(printable(f"{file}: {sizes} pixels in {time.perf_counter() - started:.1f} s: {result}"), flush=True)
     for note in (*done.photo.notes, *notes):
-        print(f"    note: {note}")
+        print(printable(f"    note: {note}"))
 
 
 def hole_of(photo: Photo, mask: Bool[Tensor, "height width"] | None) -> tuple[Photo, Bool[Tensor, "height width"]]:

@@ -14,6 +14,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from mmssl.data.report import plain
 from mmssl.errors import UserError
 from mmssl.evaluation.offset.embedding import clip_batch
 from mmssl.evaluation.offset.injected import ClipLike
@@ -94,7 +95,7 @@ def print_retrieval(found: Retrieval, console: "Console | None" = None) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    title = f"The right one among {found.clips} clips of {found.frames} frames of {found.data}, in %"
+    title = f"The right one among {found.clips} clips of {found.frames} frames of {plain(found.data)}, in %"
     table = Table(title=title, box=box.SIMPLE_HEAD, padding=(0, 1), title_justify="left")
     table.add_column("")
     for name in (*(f"R@{rank}" for rank in RANKS), "median rank"):

@@ -9,7 +9,7 @@ from typing import Any
 from mmssl.data.limits import MediaError
 from mmssl.data.parts import media_below
 from mmssl.data.video.source import VIDEOS
-from mmssl.errors import UserError
+from mmssl.errors import UserError, printable
 from mmssl.evaluation.offset.measure import Measurement, Synchroniser
 from mmssl.evaluation.offset.question import in_words
 from mmssl.evaluation.offset.remux import check_target, shift_sound
@@ -78,13 +78,13 @@ def sync_files(
         for path in paths:
             found = synchroniser.measure(path)
             done.append(found)
-            print(f"{found.path}: {found.sentence}", file=to, flush=True)
+            _say(f"{found.path}: {found.sentence}", to)
             if found.answer and found.answer.warning:
-                print(f"    note: {found.answer.warning}", file=to)
+                _say(f"    note: {found.answer.warning}", to)
             if found.answer and found.answer.curve is not None:
                 figure = draw(found, synchroniser.question, figures.file(found.path, ".png"))
                 if len(paths) < FEWEST_IN_TABLE:
-                    print(figure, file=to)
+                    _say(str(figure), to)
             if found.path in targets:
                 after.append(_repair(synchroniser, found, targets[found.path], overwrite, to))
     finally:  # Ctrl-C: what was found so far is kept
@@ -110,40 +110,44 @@ def _targets(paths: Sequence[Path], fix: Path | None, overwrite: bool) -> dict[P
 def _report(synchroniser: Synchroniser, done: list[Measurement], out: Path, json: bool, asked: int) -> None:
     text = as_json(done, synchroniser.question)
     out.mkdir(parents=True, exist_ok=True)
-    (out / "sync.json").write_text(text + "\n", encoding="utf-8", errors="backslashreplace")
+    (out / "sync.json").write_text(text + "\n", encoding="utf-8")
     if json:
         print(text)
     elif asked >= FEWEST_IN_TABLE:
         print_table(done)
-        print(out / "sync.json")
+        print(printable(str(out / "sync.json")))
 
 
 def _repair(synchroniser: Synchroniser, found: Measurement, target: Path, overwrite: bool, to: Any) -> Measurement:
     """Write a video with its sound moved, measure it again and say so; what needs or allows no move is said too."""
     answer = found.answer
     if answer is None or answer.offset_ms is None:
-        print(f"    not repaired: {status(found)}", file=to)
+        _say(f"    not repaired: {status(found)}", to)
         return found
     if answer.course != "constant":
-        print("    not repaired: the offset changes over time, and --fix moves all sound by one amount", file=to)
+        _say("    not repaired: the offset changes over time, and --fix moves all sound by one amount", to)
         return found
     if abs(answer.offset_ms) < SMALLEST_MOVE_MS:
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(found.path, target)
-        print(f"    {target}: copied as it is, less than {SMALLEST_MOVE_MS:.0f} ms are not moved", file=to)
+        _say(f"    {target}: copied as it is, less than {SMALLEST_MOVE_MS:.0f} ms are not moved", to)
         return found
     try:
         notes = shift_sound(found.path, target, answer.offset_ms, overwrite=overwrite)
     except MediaError as error:
-        print(f"    not repaired: {error.reason}", file=to)
+        _say(f"    not repaired: {error.reason}", to)
         return Measurement(found.path, None, error.reason)
     direction = "later" if answer.offset_ms > 0 else "earlier"
-    print(f"    {target}: the sound was moved {abs(answer.offset_ms):.0f} ms {direction}", file=to)
+    _say(f"    {target}: the sound was moved {abs(answer.offset_ms):.0f} ms {direction}", to)
     for note in notes:
-        print(f"    note: {note}", file=to)
+        _say(f"    note: {note}", to)
     again = synchroniser.measure(target)
     verdict = again.sentence
     if again.answer and again.answer.offset_ms is not None and again.answer.in_sync:
         verdict = f"repaired: {in_words(again.answer.offset_ms)} now"
-    print(f"    measured again: {verdict}", file=to, flush=True)
+    _say(f"    measured again: {verdict}", to)
     return again
+
+
+def _say(line: str, to: Any) -> None:
+    print(printable(line), file=to, flush=True)

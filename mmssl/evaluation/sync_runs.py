@@ -13,7 +13,7 @@ from mmssl.data.stores import Extent
 from mmssl.data.video import ClipSettings, ClipSource, open_clips
 from mmssl.data.video.decode import decode_clip
 from mmssl.data.video.limits import VideoLimits
-from mmssl.errors import UserError
+from mmssl.errors import UserError, printable
 from mmssl.evaluation.localization import locate_clip, write_overlay, write_picture
 from mmssl.evaluation.offset.calibration import Calibration, calibrate, load_calibration
 from mmssl.evaluation.offset.embedding import check_synchroniser
@@ -91,7 +91,7 @@ def calibrate_run(run: Path, data: str, split: str | None) -> Calibration:
     predictor = open_predictor(run)
     found = calibrate(run, predictor, held_out_clips(run, predictor, data, split))
     print_calibration(found)
-    print(run / "calibration.json")
+    print(printable(str(run / "calibration.json")))
     return found
 
 
@@ -100,7 +100,7 @@ def say_calibration(run: Path, predictor: Any, source: ClipSource) -> None:
     try:
         print_calibration(calibrate(run, predictor, source))
     except UserError as error:
-        print(f"not calibrated: {error}")
+        print(printable(f"not calibrated: {error}"))
 
 
 def print_calibration(found: Calibration) -> None:
@@ -121,7 +121,7 @@ def evaluate_run(run: Path, data: str, split: str | None, out: Path) -> Evaluati
     found = evaluate(predictor, usable_clips(source), calibration, data=name, crossed=crossed, say=_say)
     found = replace(found, command=command_line("mmssl", "sync", run, evaluate=data, split=split))
     print_evaluation(found)
-    print(save_evaluation(found, out / f"evaluation{'-' + split if split else ''}.json"))
+    print(printable(str(save_evaluation(found, out / f"evaluation{'-' + split if split else ''}.json"))))
     return found
 
 
@@ -135,7 +135,7 @@ def retrieve_run(run: Path, data: str, split: str | None, count: int, out: Path)
     found = retrieve(predictor, usable_clips(source, count), name)
     found = replace(found, command=command_line("mmssl", "retrieve", run, data=data, split=split, count=count))
     print_retrieval(found)
-    print(save_retrieval(found, out / "retrieval.json"))
+    print(printable(str(save_retrieval(found, out / "retrieval.json"))))
     return found
 
 
@@ -154,10 +154,10 @@ def localize_run(run: Path, video: Path, out: Path, other: Path | None) -> list[
         clips.append(_another_clip(run, predictor, video))
     located = locate_clip(predictor, clips[0], clips[1], settings.fps)
     said = located.verdict
-    print(f"{video}: {said}")
+    print(printable(f"{video}: {said}"))
     picture = write_picture(located, f"{video.name}: {said}", out / f"{video.stem}.localized.png")
     film = write_overlay(located, settings.sample_rate, out / f"{video.stem}.localized.mp4")
-    print(f"{picture}\n{film}")
+    print(printable(f"{picture}\n{film}"))
     return [picture, film]
 
 
@@ -177,4 +177,4 @@ def _another_clip(run: Path, predictor: Any, video: Path) -> Any:
 
 
 def _say(line: str) -> None:
-    print(f"... {line}", flush=True)
+    print(printable(f"... {line}"), flush=True)

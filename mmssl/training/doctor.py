@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mmssl.config import read_json
-from mmssl.errors import UserError
+from mmssl.data.report import plain
+from mmssl.errors import UserError, printable
 from mmssl.training.collapse import CHANCE_SKILL
 from mmssl.training.finding import Entry, Finding, value
 from mmssl.training.health import diagnose
@@ -39,7 +40,7 @@ class Examination:
         """How far the run is."""
         step, steps = self.last["step"], self.settings.get("steps")
         parts = [f"step {step:,}"]
-        if steps is not None:
+        if isinstance(steps, int):  # a stranger's config.json may hold anything
             parts = [f"step {step:,} of {steps:,}", "finished" if step >= steps else "not finished"]
         return ", ".join(parts + ["last line cut"] * self.cut)
 
@@ -51,7 +52,8 @@ def examine(path: str | Path) -> Examination:
     """
     run = RunFolder(path)
     entries = read_journal(run.journal_file)
-    settings = read_json(run.config_file)["config"] if run.config_file.is_file() else {}
+    settings = read_json(run.config_file).get("config") if run.config_file.is_file() else None
+    settings = settings if isinstance(settings, dict) else {}
     if not entries:
         every = settings.get("log_every")
         first = f"its first line comes after {every} steps (--log-every)" if every else "its first line is yet to come"
@@ -65,21 +67,20 @@ def examine(path: str | Path) -> Examination:
 def print_examination(examination: Examination, console: "Console | None" = None) -> None:
     """Print key figures, and each finding with the numbers, the step and the one thing to change."""
     from rich.console import Console
-    from rich.markup import escape
 
     console = console or Console(highlight=False)
-    console.print(f"[bold]{escape(str(examination.run))}[/]  {examination.state}", soft_wrap=True)
-    console.print(_figures(examination.last), markup=False, soft_wrap=True, style="dim")
+    console.print(f"[bold]{plain(str(examination.run))}[/]  {examination.state}", soft_wrap=True)
+    console.print(printable(_figures(examination.last)), markup=False, soft_wrap=True, style="dim")
     if not examination.findings:
         short = value(examination.last, "skill") < CHANCE_SKILL
         worry = "nothing to worry about" + (" yet, but the run is too short to tell" if short else "")
         console.print(f"[green]{worry}[/]")
     for finding in examination.findings:
-        console.print(f"\n[bold red]{escape(finding.name)}[/], since step {finding.since:,}", soft_wrap=True)
+        console.print(f"\n[bold red]{plain(finding.name)}[/], since step {finding.since:,}", soft_wrap=True)
         now = examination.settings.get(finding.flag.removeprefix("--").replace("-", "_"))
-        known = "" if now is None else f" (now {now})"
+        known = "" if now is None else f" (now {plain(str(now))})"
         console.print(f"  saw     {finding.saw}", markup=False, soft_wrap=True)
-        console.print(f"  change  [bold]{finding.flag}[/]{known}: {escape(finding.change)}", soft_wrap=True)
+        console.print(f"  change  [bold]{finding.flag}[/]{known}: {plain(finding.change)}", soft_wrap=True)
 
 
 def _figures(entry: Entry) -> str:

@@ -9,16 +9,25 @@ import json
 import os
 import tarfile
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from mmssl.data.images import ImageLoader, open_images
 from mmssl.data.images.inspect import inspect_images, print_report
+from mmssl.data.limits import MediaError
 from mmssl.data.skipped import write_skipped
 from mmssl.data.text import open_texts
 from mmssl.errors import UserError, one_sentence_errors, printable
+from mmssl.evaluation.offset.measure import Synchroniser
+from mmssl.evaluation.offset.question import Question
+from mmssl.evaluation.restore import Restorer
+from mmssl.evaluation.restore_files import Writing, restore_files
+from mmssl.evaluation.sync_files import sync_files
+from mmssl.training.doctor import examine, print_examination
 
 NAMES = [
     "../../outside.png", "/tmp/mmssl-outside.png", "a/../../../b.png", "new\nline.png", "\x1b[2J\x1b]0;title\x07.png",
@@ -133,6 +142,69 @@ def test_tables_name_files_to_read_and_nothing_else(form: str, tmp_path: Path) -
             with pytest.raises(UserError, match=r"cannot be opened|not a regular file|cannot be read"):
                 source[index]
     assert everything_below(tmp_path) == before
+
+
+STEERING = [name for name in NAMES if any(letter in name for letter in "\x1b\x07\r\u202e\udcff")]
+
+
+def assert_steers_nothing(capsys) -> str:
+    """Returns what was printed to standard output and standard error."""
+    said = capsys.readouterr()
+    assert not any(letter in said.out + said.err for letter in "\x1b\x07\r\x9b\u202e\udcff")
+    return said.out + said.err
+
+
+def test_restored_photos_are_named_without_steering_the_terminal(tmp_path: Path, capsys) -> None:
+    """Those that were restored, with where the result went, and those that were not."""
+    photos = [tmp_path / ("whole" + name.replace("/", "_")) for name in STEERING]
+    broken = [tmp_path / ("broken" + name.replace("/", "_")) for name in STEERING]
+    for photo in photos:
+        photo.write_bytes(png())
+    for photo in broken:
+        photo.write_bytes(b"no picture")
+    same = SimpleNamespace(
+        name="restoration", scale=1, tile=(12, 12), device=torch.device("cpu"),
+        config=SimpleNamespace(channels=3, perturbations=()), restore=lambda image: image,
+    )  # fmt: skip
+    failures = restore_files(Restorer.of(same), [*photos, *broken], Writing(tmp_path / "out"))
+    assert len(failures) == len(broken)
+    said = assert_steers_nothing(capsys)
+    assert said.count("12x12 pixels") == len(photos)
+    assert said.count("broken") >= len(broken)
+
+
+@pytest.mark.parametrize("as_json", [False, True])
+def test_measured_videos_are_named_without_steering_the_terminal(as_json: bool, tmp_path: Path, capsys) -> None:
+    """Read or not; JSON holds the names all the same."""
+
+    def look(path: Path, start: float | None, seconds: float | None) -> None:  # noqa: ARG001
+        raise MediaError(
+            *(("no picture", f"no picture in {path.name}") if len(path.name) % 2 else ("broken", path.name))
+        )
+
+    paths = [tmp_path / (name.replace("/", "_") + ".mp4") for name in STEERING]
+    synchroniser = Synchroniser(SimpleNamespace(), Question(), look)
+    sync_files(synchroniser, paths, tmp_path / "out", json=as_json, fix=tmp_path / "fixed")
+    said = assert_steers_nothing(capsys)
+    assert "not repaired" in said
+    files = json.loads((tmp_path / "out" / "sync.json").read_text())["files"]
+    assert [os.path.basename(each["file"]) for each in files] == [path.name for path in paths]
+
+
+@pytest.mark.parametrize("name", STEERING)
+def test_the_doctor_names_a_run_without_steering_the_terminal(name: str, tmp_path: Path, capsys) -> None:
+    """A folder of such a name, whose journal and flags hold such text."""
+    run = tmp_path / name
+    run.mkdir()
+    entry = {"loss": 1.0, "skill": 0.0, "reference": 1.0, "learning_rate": 1e-3, "data_wait": 0.9, "note": name}
+    lines = [{**entry, "step": step, "samples_per_second": name} for step in range(50, 2001, 50)]
+    (run / "journal.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    settings = {"steps": name, "learning_rate": name, "workers": f"[bold]{name}"}
+    (run / "config.json").write_text(json.dumps({"config": settings}))
+    examination = examine(run)
+    assert examination.findings
+    print_examination(examination)
+    assert "(now " in assert_steers_nothing(capsys)
 
 
 def test_what_is_printed_cannot_steer() -> None:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from mmssl.data.report import plain
 from mmssl.evaluation.offset.calibration import Bin, Calibration, expected_table, fit_calibration
 from mmssl.evaluation.offset.curve import NEIGHBOURS, read_peak
 from mmssl.evaluation.offset.injected import CONTEXTS, ClipLike, KnownClip, inject, know_clips
@@ -162,7 +163,7 @@ def print_evaluation(found: Evaluation, console: "Console | None" = None) -> Non
 
     console = console or Console()
     contexts = [row.context for row in found.rows]
-    title = f"Offset within one frame, % of answers, {found.clips} clips of {found.data}"
+    title = f"Offset within one frame, % of answers, {found.clips} clips of {plain(found.data)}"
     table = Table(title=title, box=box.SIMPLE_HEAD, padding=(0, 1), title_justify="left")
     table.add_column("frames of context")
     for context in contexts:

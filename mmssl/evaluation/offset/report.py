@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mmssl.errors import printable
 from mmssl.evaluation.offset.measure import Measurement
 from mmssl.evaluation.offset.question import Answer, Question
 
@@ -71,14 +72,14 @@ def _rounded(value: Any) -> Any:
 
 
 def as_json(measurements: Sequence[Measurement], question: Question) -> str:
-    """All files, what was asked, and what the signs mean."""
+    """All files, what was asked, and what the signs mean; in ASCII, so that no name in it steers a terminal."""
     return json.dumps(
         {
             "sign": SIGN, "search_ms": question.far, "tolerance_ms": [question.lead_ms, -question.lag_ms],
             "fps": question.fps, "least_confidence": question.least_confidence,
             "files": [as_dict(each) for each in measurements],
         },
-        indent=2, ensure_ascii=False,
+        indent=2,
     )  # fmt: skip
 
 
@@ -93,7 +94,7 @@ def print_table(measurements: Sequence[Measurement], console: "Console | None" =
     for name in ("file", "offset, ms", "90 % within", "sure", "agree", ""):
         table.add_column(name, justify="left" if name in ("file", "") else "right", overflow="fold")
     for each in measurements:
-        table.add_row(*(Text(cell) for cell in _cells(each)))
+        table.add_row(*(Text(printable(cell)) for cell in _cells(each)))
     console = console or Console()
     console.print(table)
     names = [status(each) for each in measurements]
