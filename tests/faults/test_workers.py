@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable
 from multiprocessing import get_context
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -143,7 +144,7 @@ def test_a_run_whose_worker_is_killed_ends_in_a_sentence_and_is_resumed(
     with monkeypatch.context() as patched:
         step = Trainer._optimizer_step
 
-        def killing(trainer: Trainer, *arguments: object) -> None:
+        def killing(trainer: Trainer, *arguments: Any) -> None:
             step(trainer, *arguments)
             if trainer.step == 4:
                 os.kill(multiprocessing.active_children()[0].pid or 0, signal.SIGKILL)
