@@ -81,7 +81,7 @@ def _build_union(members: tuple[Any, ...], value: Any, where: str) -> Any:
     raise errors[0]
 
 
-def from_dict(cls: type[T], data: Mapping[str, Any], where: str = "config") -> T:
+def from_dict(cls: type[T], data: Any, where: str = "config") -> T:
     """Rebuild a config dataclass, nested ones included, from what :func:`to_dict` gave.
 
     Raises UserError naming an unknown key or choice and its nearest known name, a missing key, or a value of a wrong
