@@ -16,6 +16,7 @@ from functools import lru_cache
 import torch
 from jaxtyping import Bool, Float, Int, Integer, Shaped, UInt8
 from torch import Tensor
+from torch._compile import _disable_dynamo
 
 from mmssl.masking.choice import grid_shape
 from mmssl.masking.noise import NoiseKey
@@ -101,7 +102,7 @@ def block_holes(key: NoiseKey, size: tuple[int, int], mask_fraction: float) -> B
 
 # in a compiled model too this runs as it is: its many steps take long to trace, and their writing in place cuts the
 # graph six times over (torch.compiler.disable does the same, but imports the compiler at once)
-@torch._disable_dynamo
+@_disable_dynamo
 def free_form_holes(key: NoiseKey, size: tuple[int, int], mask_fraction: float) -> Bool[Tensor, "batch pixel"]:
     """Hide strokes of a brush, exactly ``hidden_count(height * width, mask_fraction)`` pixels of them.
 

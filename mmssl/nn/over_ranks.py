@@ -12,6 +12,7 @@ import torch
 import torch.distributed as dist
 from jaxtyping import Float, Shaped
 from torch import Tensor, nn
+from torch._compile import _disable_dynamo
 from torch.nn import functional as F  # noqa: N812
 
 
@@ -57,8 +58,8 @@ class _Gather(torch.autograd.Function):
 
 # what is sent stays outside of compiled graphs; torch.compiler.disable does the same, but imports the compiler at once,
 # which takes seconds at the start of every command
-_summed: Callable[[Tensor], Tensor] = cast(Any, torch._disable_dynamo(lambda x: _Sum.apply(x)))
-_gathered: Callable[[Tensor], Tensor] = cast(Any, torch._disable_dynamo(lambda x: _Gather.apply(x)))
+_summed: Callable[[Tensor], Tensor] = cast(Any, _disable_dynamo(lambda x: _Sum.apply(x)))
+_gathered: Callable[[Tensor], Tensor] = cast(Any, _disable_dynamo(lambda x: _Gather.apply(x)))
 
 
 def sum_over_ranks(x: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
