@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 import torch
 from forked import assert_same_run
+from runs import SAVE, STEPS, pictures
 
 from mmssl.errors import UserError
 from mmssl.training.journal import read_journal
-from runs import SAVE, STEPS, pictures
 
 LAST, BEFORE = f"step-{STEPS:08d}", f"step-{STEPS // SAVE * SAVE:08d}"
 

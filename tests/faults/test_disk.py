@@ -12,13 +12,13 @@ from pathlib import Path
 
 import pytest
 from forked import FORKED, assert_same_run, run
+from runs import SAVE, pictures
 
 from mmssl.data.text import open_cache, open_texts, train_tokenizer
 from mmssl.errors import UserError
 from mmssl.predictors import load_predictor
 from mmssl.training.journal import read_journal
 from mmssl.training.loop import Trainer
-from runs import SAVE, pictures
 
 pytestmark = FORKED
 
