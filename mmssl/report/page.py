@@ -1,11 +1,11 @@
 """The page: one HTML file with everything in it, made of run folders and sweep folders."""
 
-import shlex
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 from mmssl import __version__
+from mmssl.config import command_line
 from mmssl.errors import UserError
 from mmssl.report import charts, drawing, numbers
 from mmssl.report.gather import Absent, Run, Sweep, read_runs, read_sweeps
@@ -39,7 +39,7 @@ def write_report(runs: Sequence[Path], out: Path, *, sweeps: Sequence[Path] = ()
         reasons = "; ".join(each.reason for each in [*absent, *unfinished]) or "no run was given"
         raise UserError(f"there is nothing to show: {reasons}")
     context = _context(found, swept, [*absent, *unfinished], title)
-    context["command"] = _command(runs, sweeps, out)
+    context["command"] = command_line("mmssl", "compare", *runs, sweep=list(sweeps) or None, out=out)
     page = ""
     for most in MOMENTS:
         shows = [show_run(run, most) for run in found] + [show_sweep(sweep, most) for sweep in swept]
@@ -49,12 +49,6 @@ def write_report(runs: Sequence[Path], out: Path, *, sweeps: Sequence[Path] = ()
     out.parent.mkdir(parents=True, exist_ok=True)
     replace_file(out, page)
     return out
-
-
-def _command(runs: Sequence[Path], sweeps: Sequence[Path], out: Path) -> str:
-    words = ["mmssl", "compare", *map(str, runs)]
-    words += ["--sweep", *map(str, sweeps)] if sweeps else []
-    return shlex.join([*words, "--out", str(out)])
 
 
 def _render(context: dict[str, Any]) -> str:

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from mmssl.config import read_json
+from mmssl.config import command_line, read_json
 from mmssl.errors import UserError
 from mmssl.report import numbers
 from mmssl.report.gather import Run
@@ -47,7 +47,7 @@ def _offsets(run: Run, data: dict[str, Any], where: str) -> Titled:
         Table(
             ["", *(f"{row['context']} frames" for row in rows)], [line("this run", "right"), line("chance", "chance")]
         ),
-        data.get("command") or f"mmssl sync {run.folder} --evaluate DATA",
+        data.get("command") or command_line("mmssl", "sync", run.folder, evaluate="DATA"),
     )
 
 
@@ -64,5 +64,5 @@ def _retrieval(run: Run, data: dict[str, Any], where: str) -> Titled:
         f"Whose sound is it? The share of clips of {data['data']} whose partner is among the first so many of "
         f"{data['clips']:,}.",
         Table(["", *(f"first {rank}" for rank in ranks)], rows),
-        data.get("command") or f"mmssl retrieve {run.folder} --data DATA",
+        data.get("command") or command_line("mmssl", "retrieve", run.folder, data="DATA"),
     )

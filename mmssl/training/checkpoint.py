@@ -143,7 +143,7 @@ class Checkpoints:
     def save(self, step: int, model: nn.Module, optimizer: torch.optim.Optimizer, extra: dict[str, Any]) -> Path:
         """Write the checkpoint of ``step``, point ``latest`` at it, delete all but the newest ``keep``.
 
-        ``extra`` is stored as JSON and returned by :meth:`load`. On failure the staged files are removed and the
+        ``extra`` is stored as JSON and returned by :meth:`whole`. On failure the staged files are removed and the
         checkpoints before stay as they were; a full disk is a UserError that says how much room is needed.
         """
         with self.staging(step, room(model, optimizer)) as staged:
@@ -186,18 +186,8 @@ class Checkpoints:
         steps = self.steps() if self.folder.is_dir() else []
         return self.path(steps[-1]) if steps else None
 
-    def load(self, path: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
-        """Restore model, optimizer and random state from ``path``; returns ``extra`` with ``step``.
-
-        Where a file of it is cut, damaged or missing, the newest whole checkpoint before it is taken, which is said on
-        standard error. Raises UserError where none is whole, and for one of another model.
-        """
-        path, state = self.whole(path)
-        self.restore(path, model, optimizer)
-        return state
-
     def restore(self, path: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
-        """:meth:`load` of a checkpoint that is known to be whole. Raises UserError for one of another model."""
+        """Model, optimizer and random state of a :meth:`whole` checkpoint. Raises UserError for another model's."""
         weights, moments = read_parts(path)
         try:
             model.load_state_dict(weights)
@@ -208,9 +198,10 @@ class Checkpoints:
             raise UserError(f"{path} belongs to another model or task ({reason}): choose another --out") from None
 
     def whole(self, path: Path) -> tuple[Path, dict[str, Any]]:
-        """``path`` and its state, or those of the newest whole checkpoint before it; damaged ones are set aside.
+        """``path`` and its ``extra`` with ``step``, or those of the newest whole checkpoint before it.
 
-        Raises UserError where none is whole.
+        One of which a file is cut, damaged or missing is set aside, which is said on standard error. Raises UserError
+        where none is whole.
         """
         first = None
         while True:

@@ -83,9 +83,9 @@ def save_checkpoint(
 def load_checkpoint(
     checkpoints: Checkpoints, path: Path, model: nn.Module, optimizer: torch.optim.Optimizer
 ) -> dict[str, Any]:
-    """:meth:`Checkpoints.load` by all ranks together, into a model that is whole or cut.
+    """:meth:`Checkpoints.whole` and restoring by all ranks together, into a model that is whole or cut.
 
-    Raises UserError as that does.
+    Returns ``extra`` with ``step``. Raises UserError where none is whole, and for one of another model.
     """
     state = None
     if is_main():  # alone: what is damaged is moved aside

@@ -429,17 +429,15 @@ def _batch_for(config: Any) -> dict[str, torch.Tensor]:
     return {**batch, "image": torch.randint(0, 256, (2, config.channels, *size), dtype=torch.uint8)}
 
 
-def spoil_json(seeds: list[bytes], draw: Any) -> bytes:
-    if draw.random() < 0.2:
-        return damaged(seeds, draw)
-    return damaged_json(draw.choice(seeds).decode(), draw).encode("utf-8", "surrogatepass")
+def spoil_json(bytes_alone: float, near: float) -> Callable[[list[bytes], Any], bytes]:
+    """``bytes_alone``: how often it is damaged as any file is; ``near``: that of :func:`damaged_json`."""
 
+    def spoil(seeds: list[bytes], draw: Any) -> bytes:
+        if draw.random() < bytes_alone:
+            return damaged(seeds, draw)
+        return damaged_json(draw.choice(seeds).decode(), draw, near).encode("utf-8", "surrogatepass")
 
-def spoil_config(seeds: list[bytes], draw: Any) -> bytes:
-    """Mostly values of the right type: nearly any other change is an unknown key or a wrong type to the reader."""
-    if draw.random() < 0.1:
-        return damaged(seeds, draw)
-    return damaged_json(draw.choice(seeds).decode(), draw, near=0.85).encode("utf-8", "surrogatepass")
+    return spoil
 
 
 def journals(_: Path) -> list[bytes]:
@@ -537,7 +535,8 @@ FAMILIES = [
     Family("manifest.jsonl", tables("manifest.jsonl"), read_table, spoil_journal),
     Family("list.txt", tables("list.txt"), read_table),
     Family("model.safetensors", weights, read_weights, spoil_weights),
-    Family("config.json", configs, read_config, spoil_config),
+    # mostly values of the right type: nearly any other change is an unknown key or a wrong type to the reader
+    Family("config.json", configs, read_config, spoil_json(0.1, near=0.85)),
     Family("journal.jsonl", journals, read_journal_of, spoil_journal),
-    Family("tokenizer.json", tokenizers, read_tokenizer, spoil_json),
+    Family("tokenizer.json", tokenizers, read_tokenizer, spoil_json(0.2, near=0.4)),
 ]

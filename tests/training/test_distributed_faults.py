@@ -150,7 +150,7 @@ COMPILED = """
 import functools, sys
 from pathlib import Path
 import torch
-from ranks import free_port, run_ranks
+from ranks import run_ranks
 from tiny import train
 
 folder = Path(sys.argv[1])

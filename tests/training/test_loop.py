@@ -342,7 +342,7 @@ def test_saved_optimizer_state_is_restored_exactly(tmp_path):
     fresh = make_optimizer(tiny_predictor(trainer.config), trainer.config.weight_decay, trainer.config.betas)
     model = tiny_predictor(trainer.config)
     fresh = make_optimizer(model, trainer.config.weight_decay, trainer.config.betas)
-    trainer.run.checkpoints.load(trainer.run.checkpoints.latest(), model, fresh)
+    trainer.run.checkpoints.restore(trainer.run.checkpoints.latest(), model, fresh)
     old = trainer.optimizer.state_dict()["state"]
     new = fresh.state_dict()["state"]
     assert old.keys() == new.keys()
