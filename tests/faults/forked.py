@@ -1,14 +1,14 @@
-"""Runs in forked children, which can be killed at any moment and need not import torch again."""
+"""Runs in forked children, which can be killed at any moment."""
 
 import os
 import signal
 import sys
 import tempfile
 import time
-import traceback
 from collections.abc import Callable
 from pathlib import Path
 
+import children
 import pytest
 import torch
 
@@ -29,28 +29,12 @@ Make = Callable[[Path, bool], tuple[Trainer, Path | None]]
 
 def fork(work: Callable[[], object], errors: Path) -> int:
     """Start ``work`` in a child that ends as a command would; its standard error goes to a file. Returns the pid."""
-    pid = os.fork()
-    if pid:
-        return pid
-    code = 70
-    try:
-        handle = os.open(errors, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
-        os.dup2(handle, 2)
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-        sys.stdout, sys.stderr = open(1, "w", closefd=False), open(2, "w", closefd=False)  # noqa: SIM115
+
+    def command() -> None:
         with one_sentence_errors():
             work()
-        code = 0
-    except SystemExit as stop:
-        code = stop.code if isinstance(stop.code, int) else 1
-    except BaseException:
-        traceback.print_exc()
-    finally:
-        # whatever goes wrong here, the child must not go on with our tests
-        try:
-            sys.stderr.flush()
-        finally:
-            os._exit(code)
+
+    return children.fork(command, errors)
 
 
 def wait(pid: int, seconds: float = 120) -> int:

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from children import fork
 from PIL import Image
 
 from mmssl.data.images import open_images
@@ -31,24 +32,14 @@ MEMORY = 300 * 2**20
 
 def within_limits(work: Callable[[], object], seconds: float = 20.0) -> None:
     """In a child with little memory, and processor time as a watch."""
-    pid = os.fork()
-    if not pid:
-        code = 1
-        try:
-            own = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
-            resource.setrlimit(resource.RLIMIT_AS, (own + MEMORY, own + MEMORY))
-            resource.setrlimit(resource.RLIMIT_CPU, (int(seconds + sum(os.times()[:2])) + 1,) * 2)
-            work()
-            code = 0
-        except BaseException:
-            import traceback
 
-            traceback.print_exc()
-        finally:
-            try:
-                sys.stderr.flush()
-            finally:
-                os._exit(code)
+    def limited() -> None:
+        own = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+        resource.setrlimit(resource.RLIMIT_AS, (own + MEMORY, own + MEMORY))
+        resource.setrlimit(resource.RLIMIT_CPU, (int(seconds + sum(os.times()[:2])) + 1,) * 2)
+        work()
+
+    pid = fork(limited)
     began = time.monotonic()
     while True:
         done, status = os.waitpid(pid, os.WNOHANG)

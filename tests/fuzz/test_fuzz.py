@@ -15,12 +15,12 @@ import signal
 import struct
 import sys
 import time
-import traceback
 import warnings
 from pathlib import Path
 
 import pytest
 import torch
+from children import fork
 from families import FAMILIES, Family
 
 pytestmark = pytest.mark.skipif(
@@ -37,6 +37,7 @@ MEMORY = 2 * 2**30
 
 def run_cases(family: Family, folder: Path, first: int, count: int, place: mmap.mmap) -> None:
     """In the child: cases one after the other; where it is stands in shared memory."""
+    torch.set_num_threads(1)
     warnings.simplefilter("ignore")
     seeds = family.seeds(folder)
     assert all(map(bool, seeds))
@@ -58,23 +59,7 @@ def in_child(family: Family, folder: Path, first: int, count: int) -> tuple[int,
     """Exit code, number of the last case, cases that gave a result, and what was said."""
     place = mmap.mmap(-1, 16)
     errors = folder / "errors"
-    pid = os.fork()
-    if not pid:
-        code = 1
-        try:
-            os.dup2(os.open(errors, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), 2)
-            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-            sys.stdout, sys.stderr = open(1, "w", closefd=False), open(2, "w", closefd=False)  # noqa: SIM115
-            torch.set_num_threads(1)
-            run_cases(family, folder, first, count, place)
-            code = 0
-        except BaseException:
-            traceback.print_exc(limit=-12)
-        finally:
-            try:
-                sys.stderr.flush()
-            finally:
-                os._exit(code)
+    pid = fork(lambda: run_cases(family, folder, first, count, place), errors)
     status, last, since = None, -1, time.monotonic()
     while status is None:
         done, found = os.waitpid(pid, os.WNOHANG)
