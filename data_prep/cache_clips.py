@@ -29,6 +29,7 @@ from mmssl.data.video import ClipSettings, open_videos
 from mmssl.data.video.cache import fill_store, write_listing
 from mmssl.data.video.store import ClipStore
 from mmssl.errors import UserError, one_sentence_errors
+from mmssl.terminal import tell
 from mmssl.training.progress import LINE_SECONDS
 
 
@@ -63,12 +64,12 @@ def cache_clips(config: CacheConfig) -> Path:
     clips = [store.record(key) for key in keys if isinstance(key, str) and not store.failed(key)]
     seconds = sum(record.frames for record in clips) / config.settings.fps
     size = sum(path.stat().st_size for path in config.out.glob("shard-*.bin"))
-    print(
+    tell(
         f"{len(clips):,} clips, {seconds / 60:.1f} minutes, {size / 1e6:,.1f} MB; "
         f"{len(store.keys()) - before:,} videos decoded in {time.monotonic() - started:.0f} s"
     )
     print_skipped(skipped, "skipped.jsonl")
-    print(config.out)
+    tell(config.out)
     return config.out
 
 
@@ -92,7 +93,7 @@ class _Bar:
         self._bar.update(self._task, completed=done)
         if not self._console.is_terminal and time.monotonic() - self._said > LINE_SECONDS:
             self._said = time.monotonic()
-            print(f"{done:,} of {total:,} videos", flush=True)
+            tell(f"{done:,} of {total:,} videos")
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -50,6 +50,7 @@ from modalities import (
 from scenes import VALIDATION_EVERY, Scene, draw_scene, draw_scenes
 
 from mmssl.errors import UserError, one_sentence_errors
+from mmssl.terminal import tell
 
 VERSION = 1
 """Raised whenever the same settings begin to give other pictures."""
@@ -250,7 +251,7 @@ def main(arguments: list[str] | None = None) -> None:
         config = tyro.cli(WorldConfig, args=arguments, description=__doc__)
         written = make_world(config)
         took = f"{config.count} scenes in {time.perf_counter() - start:.1f} s" if written else "already there"
-        print(f"{config.out}: {took}")
+        tell(f"{config.out}: {took}")
 
 
 if __name__ == "__main__":

@@ -41,6 +41,7 @@ from mmssl.data.text import open_texts
 from mmssl.data.text.source import TextSource
 from mmssl.data.video import open_videos
 from mmssl.errors import UserError, one_sentence_errors
+from mmssl.terminal import tell
 from mmssl.training.progress import LINE_SECONDS
 
 _PIECE = 2**22
@@ -107,7 +108,7 @@ def shard(config: ShardConfig) -> Path:
     def say(done: int, total: int) -> None:
         if time.monotonic() - said[0] > LINE_SECONDS:
             said[0] = time.monotonic()
-            print(f"writing    {done / 1e6:,.0f} of {total / 1e6:,.0f} MB", flush=True)
+            tell(f"writing    {done / 1e6:,.0f} of {total / 1e6:,.0f} MB")
 
     kept = write_shards(
         config.out, kind, contents.splits, settings, held_out=contents.held_out, classes=contents.classes,
@@ -115,12 +116,12 @@ def shard(config: ShardConfig) -> Path:
         progress=say,
     )  # fmt: skip
     for split in contents.splits:
-        print(f"{split.name or 'no split'}: {len(split.usable):,} samples, {split.sizes.sum() / 1e6:,.1f} MB")
+        tell(f"{split.name or 'no split'}: {len(split.usable):,} samples, {split.sizes.sum() / 1e6:,.1f} MB")
     tars = list(config.out.glob("*.tar"))
     was = f", of which {kept:,} were there already" if kept else ""
-    print(f"{len(tars):,} shards{was}; {time.monotonic() - started:.0f} s")
+    tell(f"{len(tars):,} shards{was}; {time.monotonic() - started:.0f} s")
     print_skipped(contents.skipped, "index/skipped.jsonl")
-    print(config.out)
+    tell(config.out)
     return config.out
 
 

@@ -7,6 +7,7 @@ import tyro
 from tyro.conf import Positional
 
 from mmssl.errors import one_sentence_errors
+from mmssl.terminal import tell
 
 # Each command imports what it needs when it runs, so that `mmssl --help` answers at once.
 
@@ -38,7 +39,7 @@ def inspect(
         from mmssl.data.kind import kind_of
 
         kind, said = kind_of(data)
-        print(said)
+        tell(said)
     if kind == "text":
         from mmssl.data.text.inspect import inspect_texts, print_text_report
 
@@ -89,7 +90,7 @@ def reveal(
     """
     from mmssl.evaluation.runs import reveal_run
 
-    print(reveal_run(run, data, out, count, first))
+    tell(reveal_run(run, data, out, count, first))
 
 
 def fill(run: Positional[Path], text: Positional[str]) -> None:
@@ -322,7 +323,7 @@ def compare(
     if not runs and not sweep:
         raise UserError("give at least one run folder, or a sweep by --sweep")
     first = (runs or sweep)[0]
-    print(write_report(runs, out or first.parent / "report.html", sweeps=sweep, title=title))
+    tell(write_report(runs, out or first.parent / "report.html", sweeps=sweep, title=title))
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -5,6 +5,8 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from mmssl.terminal import tell
+
 INTERRUPTED = 130
 """Exit code after Ctrl-C, as shells have it (128 + SIGINT): saved, but not finished."""
 
@@ -16,11 +18,6 @@ LOST_WORKER = "DataLoader worker"
 LOST_WORKER_REMEDY = "is memory short? Give fewer --workers, and go on with --resume"
 FORBIDDEN = (errno.EACCES, errno.EPERM, errno.EROFS)
 """Error numbers of what may not be read or written."""
-
-
-def printable(text: str) -> str:
-    """Text for a terminal: what cannot be seen or could steer it, as in names of strangers' files, is spelled out."""
-    return "".join(letter if letter.isprintable() or letter in "\n\t" else repr(letter)[1:-1] for letter in text)
 
 
 class UserError(ValueError):
@@ -37,15 +34,15 @@ def one_sentence_errors() -> Iterator[None]:
     try:
         yield
     except UserError as error:
-        print(f"error: {printable(str(error))}", file=sys.stderr)
+        tell(f"error: {error}", file=sys.stderr)
         raise SystemExit(2) from None
     except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
+        tell("interrupted", file=sys.stderr)
         raise SystemExit(INTERRUPTED) from None
     except RuntimeError as error:
         if not str(error).startswith(LOST_WORKER):
             raise
-        print(f"error: {str(error).splitlines()[0].rstrip('. ')}: {LOST_WORKER_REMEDY}", file=sys.stderr)
+        tell(f"error: {str(error).splitlines()[0].rstrip('. ')}: {LOST_WORKER_REMEDY}", file=sys.stderr)
         raise SystemExit(2) from None
     except OSError as error:
         if error.errno in FULL:
@@ -55,5 +52,5 @@ def one_sentence_errors() -> Iterator[None]:
         else:
             raise
         where = f" ({error.filename})" if error.filename else ""
-        print(f"error: {printable(f'{error.strerror}{where}')}: {remedy}", file=sys.stderr)
+        tell(f"error: {error.strerror}{where}: {remedy}", file=sys.stderr)
         raise SystemExit(2) from None

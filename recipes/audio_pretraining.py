@@ -21,6 +21,7 @@ from mmssl.predictors.audio import AudioPredictor
 from mmssl.predictors.base import Batch
 from mmssl.predictors.best_rq import BestRQ, BestRQConfig
 from mmssl.predictors.wav2vec2 import Wav2Vec2, Wav2Vec2Config
+from mmssl.terminal import tell
 from mmssl.training.config import MaskedRunConfig
 from mmssl.training.distributed import is_main, place
 from mmssl.training.loop import Trainer
@@ -200,11 +201,11 @@ def start(config: AudioConfig, run: RunFolder, predictor: Wav2Vec2 | BestRQ, rec
         write_skipped(run.path, recordings.train.source, recordings.val.source)
     say_start(config, predictor, data, predictor.device, sample="seconds of sound", epoch=recordings.train.seconds)
     if "order" in data:
-        print(f"order      {data['order']}")
+        tell(f"order      {data['order']}")
     hours, held = recordings.train.seconds / 3600, recordings.val.seconds / 60
-    print(f"sound      {hours:.2f} h for training, {held:.1f} min held out, at {predictor.sample_rate} Hz")
+    tell(f"sound      {hours:.2f} h for training, {held:.1f} min held out, at {predictor.sample_rate} Hz")
     if config.init and checkpoint is None:
-        print(f"init       {load_initial_audio_weights(predictor, config.init)}")
+        tell(f"init       {load_initial_audio_weights(predictor, config.init)}")
     if checkpoint is None:
         predictor.observe(FrozenBatches(recordings.train, recordings.micro_batch, OBSERVED_SECONDS))
     return checkpoint
@@ -231,9 +232,9 @@ def train(
     )  # fmt: skip
     finished = trainer.fit(checkpoint)
     if not finished:
-        print(f"interrupted and saved: add --resume to continue\n{run.path}")
+        tell(f"interrupted and saved: add --resume to continue\n{run.path}")
         raise SystemExit(INTERRUPTED)
-    print(f"look and listen: {run.reveal / f'step-{config.steps:08d}.html'}")
-    print(f"next: mmssl probe {run.path} --data LABELLED_RECORDINGS")
-    print(run.path)
+    tell(f"look and listen: {run.reveal / f'step-{config.steps:08d}.html'}")
+    tell(f"next: mmssl probe {run.path} --data LABELLED_RECORDINGS")
+    tell(run.path)
     return run.path

@@ -20,6 +20,7 @@ from av_pretraining import ClipRunConfig, open_windows, start, train
 
 from mmssl.errors import UserError, one_sentence_errors
 from mmssl.predictors.audio_visual_masked import PRESETS, AudioVisualMasked, AudioVisualMaskedConfig
+from mmssl.terminal import tell
 from mmssl.training.config import MaskedRunConfig
 from mmssl.training.distributed import torchrun_ranks
 from mmssl.training.run import RunFolder, choose_device, parse_flags
@@ -86,8 +87,8 @@ def pretrain(config: Config) -> Path:
 
     # pretrain and report
     train(config, run, predictor, clips, checkpoint)
-    print(f"next: mmssl reveal {run.path}")
-    print(run.path)
+    tell(f"next: mmssl reveal {run.path}")
+    tell(run.path)
     return run.path
 
 

@@ -16,6 +16,7 @@ from mmssl.nn.mel import MelConfig
 from mmssl.predictors import load_predictor
 from mmssl.predictors.audio_visual import AudioVisualPredictor
 from mmssl.predictors.base import Batch
+from mmssl.terminal import tell
 from mmssl.training.config import RunConfig
 from mmssl.training.distributed import is_main, one_after_another, place, share_of_batch
 from mmssl.training.loop import Trainer
@@ -116,7 +117,7 @@ def open_windows(config: ClipRunConfig, frames: int, device: str) -> Clips:
 
 def _say_progress(done: int, total: int) -> None:
     if done and (done == total or done % 100 == 0):
-        print(f"decoding   {done:,} of {total:,} videos", flush=True)
+        tell(f"decoding   {done:,} of {total:,} videos")
 
 
 def start(config: ClipRunConfig, run: RunFolder, predictor: AudioVisualPredictor, clips: Clips) -> Path | None:
@@ -126,9 +127,9 @@ def start(config: ClipRunConfig, run: RunFolder, predictor: AudioVisualPredictor
     if is_main():
         write_skipped(run.path, clips.train.source, clips.val.source)
     say_start(config, predictor, data, predictor.device, sample="windows")
-    print(f"clips      {clips.train.seconds / 60:.1f} min for training, in windows of {clips.train.frames} frames")
+    tell(f"clips      {clips.train.seconds / 60:.1f} min for training, in windows of {clips.train.frames} frames")
     if config.init and checkpoint is None:
-        print(f"init       {load_weights(predictor, config.init)}")
+        tell(f"init       {load_weights(predictor, config.init)}")
     return checkpoint
 
 
@@ -155,7 +156,7 @@ def train(
         ),
     )  # fmt: skip
     if not trainer.fit(checkpoint):
-        print(f"interrupted and saved: add --resume to continue\n{run.path}")
+        tell(f"interrupted and saved: add --resume to continue\n{run.path}")
         raise SystemExit(INTERRUPTED)
-    print(f"pictures: {run.reveal / f'step-{config.steps:08d}.png'}")
+    tell(f"pictures: {run.reveal / f'step-{config.steps:08d}.png'}")
     return run.path

@@ -25,6 +25,7 @@ from mmssl.errors import UserError, one_sentence_errors
 from mmssl.evaluation.sync_runs import say_calibration
 from mmssl.nn.clip_windows import WindowsConfig
 from mmssl.predictors.audio_visual_sync import AudioVisualSync, AudioVisualSyncConfig
+from mmssl.terminal import tell
 from mmssl.training.distributed import is_main, torchrun_ranks
 from mmssl.training.run import RunFolder, choose_device, parse_flags
 
@@ -96,8 +97,8 @@ def pretrain(config: Config) -> Path:
     train(config, run, predictor, clips, checkpoint)
     if is_main():
         say_calibration(run.path, predictor, clips.val.source)
-    print(f"next: mmssl sync {run.path} VIDEO")
-    print(run.path)
+    tell(f"next: mmssl sync {run.path} VIDEO")
+    tell(run.path)
     return run.path
 
 

@@ -17,6 +17,7 @@ from sweep import train
 from mmssl.config import read_json
 from mmssl.errors import INTERRUPTED, UserError
 from mmssl.predictors import load_predictor
+from mmssl.terminal import tell
 from mmssl.training.checkpoint import replace_file
 from mmssl.training.journal import read_journal
 from mmssl.training.run import RunFolder
@@ -114,7 +115,7 @@ class Ledger:
         """
         if name in self.done:
             return True
-        print(f"\n== {name}  ({self.seconds / 60:.1f} min)", flush=True)
+        tell(f"\n== {name}  ({self.seconds / 60:.1f} min)")
         try:
             self.done[name] = work()
             self.failed.pop(name, None)
@@ -133,7 +134,7 @@ class Ledger:
 
     def _fail(self, name: str, reason: str) -> None:
         self.failed[name] = reason
-        print(f"failed: {name}: {reason}", file=sys.stderr, flush=True)
+        tell(f"failed: {name}: {reason}", file=sys.stderr)
 
 
 def _words(value: Any) -> str:

@@ -34,6 +34,7 @@ from sweep import folders, load_recipe, probed, sweep, train
 from mmssl.errors import INTERRUPTED, UserError, one_sentence_errors
 from mmssl.evaluation.features import Memory
 from mmssl.evaluation.runs import probe_run, reveal_run
+from mmssl.terminal import tell
 from mmssl.training.run import choose_device, cpu_has_bf16
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -85,7 +86,7 @@ class Comparison:
         """Everything; returns the page. Raises UserError where nothing could be trained."""
         for name in self.config.parts:
             if name not in self.parts:
-                print(f"left out: {name}, for which there is no --{PARTS[name].modality}")
+                tell(f"left out: {name}, for which there is no --{PARTS[name].modality}")
         self.make_data()
         self.find_paces()
         for name in self.parts:
@@ -148,12 +149,12 @@ class Comparison:
         training = TRAINING if self.studies else TRAINING_ALONE
         self.ledger.do("share of training", lambda: max(0.0, training * left / len(paces)))
         share = self.ledger.done["share of training"]
-        print(f"\n{'':<12}{'million parameters':>20}{'ms a step':>12}{'other s':>10}{'steps':>8}{'minutes':>9}")
+        tell(f"\n{'':<12}{'million parameters':>20}{'ms a step':>12}{'other s':>10}{'steps':>8}{'minutes':>9}")
         for name, pace in paces.items():
             steps = self.steps(name)
             minutes = (pace.other_seconds + steps * pace.step_seconds) / 60
             over = "" if pace.steps(share) >= LEAST_STEPS else "  more than its share: raise --minutes"
-            print(
+            tell(
                 f"{name:<12}{pace.parameters / 1e6:>20.2f}{1000 * pace.step_seconds:>12.0f}{pace.other_seconds:>10.1f}"
                 f"{steps:>8}{minutes:>9.1f}{over}"
             )
@@ -275,8 +276,8 @@ class Comparison:
         )
         self.ledger.save()
         for name, reason in self.ledger.failed.items():
-            print(f"failed: {name}: {reason}")
-        print(f"\n{self.ledger.seconds / 60:.1f} of {self.config.minutes:g} minutes")
+            tell(f"failed: {name}: {reason}")
+        tell(f"\n{self.ledger.seconds / 60:.1f} of {self.config.minutes:g} minutes")
         return page
 
 
@@ -292,10 +293,10 @@ def main(arguments: list[str] | None = None) -> None:
     with one_sentence_errors():
         config = tyro.cli(Config, args=arguments, description=__doc__)
         try:
-            print(Comparison(config).run())
+            tell(Comparison(config).run())
         except (KeyboardInterrupt, SystemExit) as stop:
             if isinstance(stop, KeyboardInterrupt) or stop.code == INTERRUPTED:
-                print("stopped: the same command goes on where it was")
+                tell("stopped: the same command goes on where it was")
             raise
 
 

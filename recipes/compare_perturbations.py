@@ -32,6 +32,7 @@ from mmssl.evaluation.probe_results import PRETRAINED, RAW, UNTRAINED, ProbeRepo
 from mmssl.evaluation.probes import probe
 from mmssl.nn.transformer import PRESETS
 from mmssl.predictors import Predictor, load_predictor
+from mmssl.terminal import tell, tell_progress
 from mmssl.training.checkpoint import replace_file
 from mmssl.training.journal import read_journal
 from mmssl.training.run import RunFolder, choose_device
@@ -129,7 +130,7 @@ def trained(config: Config, name: str, seed: int, common: list[str]) -> tuple[Pa
         saved = " ".join(read_json(note).get("flags", ()))
         raise UserError(f"{run} was trained with other flags ({saved}): remove it, or choose another --out")
     if config.steps not in RunFolder(run).checkpoints.steps():
-        print(f"\n{name}, seed {seed}", flush=True)
+        tell(f"\n{name}, seed {seed}")
         run.mkdir(parents=True, exist_ok=True)
         replace_file(note, json.dumps(asked) + "\n")
         train(load_recipe(recipe), run, [*asked["flags"], "--device", config.device, "--workers", str(config.workers)])
@@ -197,7 +198,7 @@ class Probes:
         return probe(
             predictor, *self.parts, label=config.label, seeds=seeds, baselines=False, labels=config.labels,
             finetune_labels=config.labels if tuning else (), finetune_config=tuning,
-            say=lambda line: print(f"... {name}: {line}", flush=True), **settings,
+            say=lambda line: tell_progress(f"{name}: {line}"), **settings,
         )  # fmt: skip
 
 
@@ -225,7 +226,7 @@ def compare(config: Config) -> Path:
                  "notes": said, "summary": summary(rows), "runs": runs, "random init": random,
                  "raw input": raw}  # fmt: skip
     replace_file(config.out / "comparison.json", json.dumps(described, indent=2, default=str) + "\n")
-    print()
+    tell()
     print_comparison(rows, title, said)
     draw_comparison(rows, title, report["chance"], config.out / "comparison.png")
     return config.out / "comparison.png"
@@ -272,10 +273,10 @@ def main(arguments: list[str] | None = None) -> None:
     with one_sentence_errors():
         config = tyro.cli(Config, args=arguments, description=__doc__)
         try:
-            print(compare(config))
+            tell(compare(config))
         except (KeyboardInterrupt, SystemExit) as stop:
             if isinstance(stop, KeyboardInterrupt) or stop.code == INTERRUPTED:
-                print("stopped: the same command goes on where it was")
+                tell("stopped: the same command goes on where it was")
             raise
 
 

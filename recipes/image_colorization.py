@@ -31,6 +31,7 @@ from image_pretraining import (
 from mmssl.errors import UserError, one_sentence_errors
 from mmssl.predictors.base import Batch
 from mmssl.predictors.colorization import Colorization, ColorizationConfig
+from mmssl.terminal import tell
 from mmssl.training.distributed import torchrun_ranks
 from mmssl.training.run import RunFolder, choose_device, parse_flags
 
@@ -86,7 +87,7 @@ def observe(predictor: Colorization, pictures: Pictures) -> None:
         raise UserError(f"all {seen} pictures of {pictures.train.source.name} are grey: give some that have colours")
     if grey:
         advice = ": they teach grey, so better leave them out" if grey > MANY_GREY * seen else ""
-        print(f"{'warning' if advice else 'note':10} {grey} of {seen} training pictures looked at are grey{advice}")
+        tell(f"{'warning' if advice else 'note':10} {grey} of {seen} training pictures looked at are grey{advice}")
 
 
 def pretrain(config: Config) -> Path:

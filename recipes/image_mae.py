@@ -33,6 +33,7 @@ from mmssl.interchange import adapt_config, load_initial_weights
 from mmssl.masking import hidden_count
 from mmssl.nn.patches import patch_grid
 from mmssl.predictors.masked_autoencoder import PRESETS, MaskedAutoencoder, MaskedAutoencoderConfig
+from mmssl.terminal import tell
 from mmssl.training.config import MaskedRunConfig
 from mmssl.training.distributed import torchrun_ranks
 from mmssl.training.run import RunFolder, choose_device, parse_flags
@@ -113,7 +114,7 @@ def pretrain(config: Config) -> Path:
     predictor = MaskedAutoencoder(model).to(device)
     checkpoint = start(config, run, predictor, pictures)
     if config.init and checkpoint is None:
-        print(f"init       {load_initial_weights(predictor, config.init)}")
+        tell(f"init       {load_initial_weights(predictor, config.init)}")
 
     # pretrain and report
     return train(config, run, predictor, pictures, checkpoint)

@@ -19,6 +19,7 @@ from mmssl.interchange import adapt_pixel_config, load_initial_pixel_weights, lo
 from mmssl.nn.transformer import PRESETS
 from mmssl.predictors.base import Batch, Predictor
 from mmssl.predictors.pixels import PixelConfig, PixelPredictor
+from mmssl.terminal import tell
 from mmssl.training.config import RunConfig
 from mmssl.training.distributed import is_main, place, share_of_batch
 from mmssl.training.loop import Trainer
@@ -211,7 +212,7 @@ def start(config: ImageRunConfig, run: RunFolder, predictor: Predictor, pictures
         write_skipped(run.path, pictures.train.source, pictures.val.source)
     say_start(config, predictor, data, pictures.device, size=getattr(config, "timm_model", "") or config.preset)
     if "order" in data:
-        print(f"order      {data['order']}")
+        tell(f"order      {data['order']}")
     return checkpoint
 
 
@@ -228,11 +229,11 @@ def train(
     )  # fmt: skip
     finished = trainer.fit(checkpoint)
     if not finished:
-        print(f"interrupted and saved: add --resume to continue\n{run.path}")
+        tell(f"interrupted and saved: add --resume to continue\n{run.path}")
         raise SystemExit(INTERRUPTED)
-    print(f"pictures: {run.reveal / f'step-{config.steps:08d}.png'}")
-    print(f"next: mmssl probe {run.path} --data LABELLED_FOLDER")
-    print(run.path)
+    tell(f"pictures: {run.reveal / f'step-{config.steps:08d}.png'}")
+    tell(f"next: mmssl probe {run.path} --data LABELLED_FOLDER")
+    tell(run.path)
     return run.path
 
 
@@ -280,7 +281,7 @@ def train_pixels(config: PixelRunConfig, run: RunFolder, predictor: PixelPredict
     config = with_rate(config, rates, width)
     checkpoint = start(config, run, predictor, pictures)
     if config.init and checkpoint is None:
-        print(f"init       {load_initial_pixel_weights(predictor, config.init)}")
+        tell(f"init       {load_initial_pixel_weights(predictor, config.init)}")
     if config.pretrained and checkpoint is None:
-        print(f"init       {load_pretrained(predictor)}")
+        tell(f"init       {load_pretrained(predictor)}")
     return train(config, run, predictor, pictures, checkpoint)

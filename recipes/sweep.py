@@ -32,6 +32,7 @@ from tyro.conf import Positional
 from mmssl.errors import UserError, one_sentence_errors
 from mmssl.evaluation.probe_results import PRETRAINED, last_layer
 from mmssl.evaluation.runs import probe_run
+from mmssl.terminal import tell
 from mmssl.training.checkpoint import replace_file
 from mmssl.training.journal import read_journal
 from mmssl.training.run import parse_flags
@@ -131,7 +132,7 @@ def sweep(config: Config, rest: Sequence[str]) -> Path:
     if config.by:
         lines = {}
         for other, folder in zip(config.by_values, folders(config), strict=True):
-            print(f"\n--{config.by} {other}")
+            tell(f"\n--{config.by} {other}")
             line = replace(config, out=folder, by=None, by_values=())
             lines[other] = trained(line, [*rest, f"--{config.by}", *other.split()])
             write(line, {"": lines[other]}, described | {"flags": [*rest, f"--{config.by}", *other.split()]})
@@ -151,7 +152,7 @@ def trained(config: Config, rest: Sequence[str]) -> Line:
     for value in config.values:
         for seed in range(config.seeds):
             run = config.out / f"{config.flag}-{value.replace(' ', '-')}-seed-{seed}"
-            print(f"\n--{config.flag} {value}, seed {seed}")
+            tell(f"\n--{config.flag} {value}, seed {seed}")
             last = train(recipe, run, [*rest, "--seed", str(seed), f"--{config.flag}", *value.split()])
             entry = {key: number for key, number in last.items() if key.startswith("val_")}
             if config.probe:
@@ -175,10 +176,10 @@ def say(config: Config, lines: Mapping[str, Line]) -> None:
     titles = {SKILL: "val_skill, last step"} | ({ACCURACY: "accuracy of a linear probe"} if config.probe else {})
     for key, title in titles.items():
         for other, line in lines.items():
-            print(f"\n--{config.by} {other}" if config.by else "")
-            print(f"{config.flag:<20}{title:>28}")
+            tell(f"\n--{config.by} {other}" if config.by else "")
+            tell(f"{config.flag:<20}{title:>28}")
             for value, entries in line.items():
-                print(f"{value:<20}" + "".join(f"{entry[key]:>12.4f}" for entry in entries))
+                tell(f"{value:<20}" + "".join(f"{entry[key]:>12.4f}" for entry in entries))
 
 
 def draw(lines: Mapping[str, Line], config: Config, file: Path) -> Path:
@@ -227,7 +228,7 @@ def main(arguments: list[str] | None = None) -> None:
     words = list(sys.argv[1:] if arguments is None else arguments)
     own, rest = (words[: words.index("--")], words[words.index("--") + 1 :]) if "--" in words else (words, [])
     with one_sentence_errors():
-        print(sweep(tyro.cli(Config, args=own, description=__doc__), rest))
+        tell(sweep(tyro.cli(Config, args=own, description=__doc__), rest))
 
 
 if __name__ == "__main__":

@@ -42,6 +42,7 @@ from mmssl.evaluation.reveal_text import reveal_documents, write_texts
 from mmssl.interchange.bert import adapt_text_config, initial_tokenizer, load_initial_text_weights
 from mmssl.predictors.base import Batch
 from mmssl.predictors.masked_language_model import PRESETS, MaskedLanguageModel, MaskedLanguageModelConfig
+from mmssl.terminal import tell
 from mmssl.training.config import MaskedRunConfig
 from mmssl.training.distributed import is_main, one_after_another, place, share_of_batch, torchrun_ranks
 from mmssl.training.loop import Trainer
@@ -125,7 +126,7 @@ def choose_tokenizer(config: Config, run: RunFolder, texts: TextSource) -> TextT
     wanted = PRESETS[config.preset][1] if config.vocabulary_size is None else config.vocabulary_size
     tokenizer = train_tokenizer(texts, config.tokenizer, wanted, lowercase=config.lowercase)
     if tokenizer.vocabulary_size < wanted:
-        print(f"note       the data supports {tokenizer.vocabulary_size} tokens, fewer than the {wanted} asked for")
+        tell(f"note       the data supports {tokenizer.vocabulary_size} tokens, fewer than the {wanted} asked for")
     return tokenizer
 
 
@@ -204,11 +205,11 @@ def pretrain(config: Config) -> Path:
         write_skipped(run.path, train_texts, val_texts)
         tokenizer.save(run.model)
     for note in train_texts.notes:
-        print(f"note       {note}")
+        tell(f"note       {note}")
     rows = loader.tokens / config.max_length
     say_start(config, predictor, data, device, sample=f"x {config.max_length} tokens", epoch=rows)
     if config.init and checkpoint is None:
-        print(f"init       {load_initial_text_weights(predictor, config.init)}")
+        tell(f"init       {load_initial_text_weights(predictor, config.init)}")
 
     # pretrain
     shown = list(islice(val_texts, 6))
@@ -225,11 +226,11 @@ def pretrain(config: Config) -> Path:
 
     # report
     if not finished:
-        print(f"interrupted and saved: add --resume to continue\n{run.path}")
+        tell(f"interrupted and saved: add --resume to continue\n{run.path}")
         raise SystemExit(INTERRUPTED)
-    print(f"guesses: {run.reveal / f'step-{config.steps:08d}.html'}")
-    print(f'next: mmssl fill {run.path} "the [MASK] sat on the mat"')
-    print(run.path)
+    tell(f"guesses: {run.reveal / f'step-{config.steps:08d}.html'}")
+    tell(f'next: mmssl fill {run.path} "the [MASK] sat on the mat"')
+    tell(run.path)
     return run.path
 
 

@@ -6,18 +6,12 @@ from typing import Any
 import numpy as np
 
 from mmssl.data.source import FileSource
-from mmssl.errors import UserError, printable
+from mmssl.errors import UserError
+from mmssl.terminal import plain
 
 QUANTILES = {"min": 0, "5 %": 5, "25 %": 25, "median": 50, "75 %": 75, "95 %": 95, "max": 100}
 _SHOWN_CLASSES = 30
 _SHOWN_FILES = 20
-
-
-def plain(text: str) -> str:
-    """A name or text of the user's data for a console: no markup, and nothing that steers a terminal."""
-    from rich.markup import escape
-
-    return escape(printable(text))
 
 
 def quantiles(values: np.ndarray) -> dict[str, float]:

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
+from mmssl.terminal import tell
+
 MAX_SKIPPED_SHARE = 0.05
 """Past this share of broken files a run stops."""
 _SHOWN = 10
@@ -51,6 +53,6 @@ def print_skipped(skipped: Sequence[Skipped], record: str) -> None:
     if not skipped:
         return
     kinds = ", ".join(f"{count:,} {kind}" for kind, count in Counter(row.kind for row in skipped).most_common())
-    print(f"left out: {kinds}; all are in {record}")
+    tell(f"left out: {kinds}; all are in {record}")
     for row in skipped[:_SHOWN]:
-        print(f"  {row.file}: {row.reason}")
+        tell(f"  {row.file}: {row.reason}")

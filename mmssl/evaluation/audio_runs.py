@@ -23,6 +23,7 @@ from mmssl.evaluation.probes import probe
 from mmssl.evaluation.reveal_audio import write_page, write_picture
 from mmssl.evaluation.revealed_audio import Clip, reveal_clips, summary
 from mmssl.predictors.audio import AudioPredictor
+from mmssl.terminal import tell
 
 SHOWN_SECONDS = 8.0
 """A picture shows a recording up to here."""
@@ -66,8 +67,8 @@ def reveal_run(
     page = (out or run / "reveal" / "reveal.html").with_suffix(".html")
     shown = reveal_clips(predictor, shown_clips(source, predictor.sample_rate, first, count))
     caption = f"{predictor.name} on {source.name}"
-    print(f"{caption}: {summary(shown)}")
-    print(write_picture(shown, caption, page.with_suffix(".png")))
+    tell(f"{caption}: {summary(shown)}")
+    tell(write_picture(shown, caption, page.with_suffix(".png")))
     return write_page(shown, caption, page)
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from mmssl.evaluation.probe_results import PRETRAINED, RAW
+from mmssl.terminal import plain
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -58,7 +59,7 @@ def print_ctc_report(report: CtcReport, console: "Console | None" = None) -> Non
     seeds = len(next(iter(report.errors.values())))
     spread = f"±: standard deviation over {seeds} seeds. " if seeds > 1 else "One seed: no spread is known. "
     first = f"Saying nothing: {100 * report.empty:.0f}. {spread}{report.test_samples:,} test recordings."
-    console.print("\n".join([first, *report.notes]), style="dim")
+    console.print(plain("\n".join([first, *report.notes])), style="dim")
 
 
 def save_ctc_report(report: CtcReport, folder: Path) -> Path:

@@ -12,6 +12,7 @@ from mmssl.evaluation.probe_results import ProbeReport
 from mmssl.evaluation.probes import probe
 from mmssl.evaluation.reveal import mean_measures, write_panels
 from mmssl.predictors.base import Batch, Predictor
+from mmssl.terminal import tell
 
 WORKERS = 2
 """Processes that read labelled pictures."""
@@ -65,7 +66,7 @@ def reveal_run(run: Path, predictor: Predictor, data: str | None, out: Path | No
     """
     panels = predictor.reveal(held_out_batch(run, predictor, data, first, count))
     for line in mean_measures(panels):
-        print(line)
+        tell(line)
     return write_panels(predictor, panels, out or run / "reveal" / "reveal.png")
 
 

@@ -15,6 +15,7 @@ from mmssl.evaluation.probe_results import (
     ProbeResult,
     last_layer,
 )
+from mmssl.terminal import plain
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -35,7 +36,7 @@ def print_report(report: ProbeReport, console: "Console | None" = None) -> None:
     from rich.table import Table
 
     budgets = sorted({result.labels for result in report.results})
-    what = f"'{report.label}'" if report.label else "the label"
+    what = f"'{plain(report.label)}'" if report.label else "the label"
     title = f"Accuracy in % at telling {what} ({len(report.names)} classes) from few to all labels"
     table = Table(title=title, box=box.SIMPLE_HEAD, padding=(0, 1), title_justify="left")
     table.add_column("")
@@ -54,7 +55,7 @@ def print_report(report: ProbeReport, console: "Console | None" = None) -> None:
             table.add_section()
     console = console or Console()
     console.print(table)
-    console.print("\n".join([_footnote(report), *report.notes]), style="dim")
+    console.print(plain("\n".join([_footnote(report), *report.notes])), style="dim")
 
 
 def _rows(report: ProbeReport, method: str) -> list[tuple[str, str]]:

@@ -16,10 +16,11 @@ from mmssl.data.images.open import IMAGES
 from mmssl.data.images.photo import SUFFIXES, Format, Photo, check_free, read_photo, write_photo
 from mmssl.data.limits import MediaError
 from mmssl.data.parts import media_below
-from mmssl.errors import UserError, printable
+from mmssl.errors import UserError
 from mmssl.evaluation.before_after import before_after
 from mmssl.evaluation.restore import Restored, Restorer, check_perturbations
 from mmssl.predictors import load_predictor
+from mmssl.terminal import tell
 
 TASKS = ("colorization", "inpainting", "super_resolution", "restoration")
 SHEET = ".before-after"
@@ -83,7 +84,7 @@ def restore_files(restorer: Restorer, given: Sequence[Path], to: Writing, mask: 
             failures.append(f"{photo}: {error}")
     if failures:
         count = f"{len(failures)} of {len(photos)} photos were" if len(photos) > 1 else "the photo was"
-        print(f"error: {count} not restored:", *map(printable, failures), sep="\n    ", file=sys.stderr)
+        tell("\n    ".join([f"error: {count} not restored:", *failures]), file=sys.stderr)
     return failures
 
 
@@ -140,9 +141,9 @@ def _restore_file(
     done = restorer.restore(photo, hidden)
     notes = _write(done, result, sheet, to)
     sizes = " to ".join(dict.fromkeys(f"{width}x{height}" for height, width in (photo.size, done.photo.size)))
-    print(printable(f"{file}: {sizes} pixels in {time.perf_counter() - started:.1f} s: {result}"), flush=True)
+    tell(f"{file}: {sizes} pixels in {time.perf_counter() - started:.1f} s: {result}")
     for note in (*done.photo.notes, *notes):
-        print(printable(f"    note: {note}"))
+        tell(f"    note: {note}")
 
 
 def hole_of(photo: Photo, mask: Bool[Tensor, "height width"] | None) -> tuple[Photo, Bool[Tensor, "height width"]]:

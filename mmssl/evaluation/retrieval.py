@@ -14,10 +14,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from mmssl.data.report import plain
 from mmssl.errors import UserError
 from mmssl.evaluation.offset.embedding import clip_batch
 from mmssl.evaluation.offset.injected import ClipLike
+from mmssl.terminal import plain
 
 if TYPE_CHECKING:
     from rich.console import Console

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mmssl.errors import UserError, printable
+from mmssl.errors import UserError
+from mmssl.terminal import printable
 
 if TYPE_CHECKING:
     from mmssl.data.text.tokenizer import TextTokenizer

@@ -17,6 +17,7 @@ from mmssl.evaluation.probe_results import ProbeReport
 from mmssl.predictors import load_predictor
 from mmssl.predictors.audio import AudioPredictor
 from mmssl.predictors.base import Predictor
+from mmssl.terminal import tell, tell_progress
 
 MODALITIES = {
     "masked_autoencoder": "mmssl.evaluation.image_runs",
@@ -79,12 +80,12 @@ def probe_run(
     reports = []
     for label in columns:
         if label is not None and len(columns) > 1:
-            print(f"\n{label}")
-        report = modality.probe_labelled(predictor, run, data, label, memory=memory, say=_say, **settings)
+            tell(f"\n{label}")
+        report = modality.probe_labelled(predictor, run, data, label, memory=memory, say=tell_progress, **settings)
         report = replace(report, command=command_line("mmssl", "probe", run, data=data, label=label, **settings))
         print_report(report)
         for file in save_report(report, out):
-            print(file)
+            tell(file)
         reports.append(report)
     return reports
 
@@ -108,9 +109,9 @@ def transcribe_run(
 
     _check_folder(out)
     predictor = _of_recordings(run, _loaded(run), {"transcribe": unit, **voices})
-    report = probe_transcripts(predictor, data, label, unit=unit, seeds=seeds, say=_say, **voices)
+    report = probe_transcripts(predictor, data, label, unit=unit, seeds=seeds, say=tell_progress, **voices)
     print_ctc_report(report)
-    print(save_ctc_report(report, out))
+    tell(save_ctc_report(report, out))
 
 
 def _check_folder(out: Path) -> None:
@@ -129,7 +130,3 @@ def _of_recordings(run: Path, predictor: Predictor, asked: dict[str, Any]) -> Au
         flags = " and ".join(f"--{name.replace('_', '-')}" for name in asked)
         raise UserError(f"{flags} are for runs on recordings, and {run} is a {predictor.name}: leave them out")
     return predictor
-
-
-def _say(line: str) -> None:
-    print(f"... {line}", flush=True)

@@ -9,11 +9,12 @@ from typing import Any
 from mmssl.data.limits import MediaError
 from mmssl.data.parts import media_below
 from mmssl.data.video.source import VIDEOS
-from mmssl.errors import UserError, printable
+from mmssl.errors import UserError
 from mmssl.evaluation.offset.measure import Measurement, Synchroniser
 from mmssl.evaluation.offset.question import in_words
 from mmssl.evaluation.offset.remux import check_target, shift_sound
 from mmssl.evaluation.offset.report import as_json, draw, exit_code, print_table, status
+from mmssl.terminal import tell
 
 FEWEST_IN_TABLE = 2
 SMALLEST_MOVE_MS = 20.0
@@ -73,18 +74,18 @@ def sync_files(
     figures, done, after = Outputs(paths, out), [], []
     if synchroniser.calibration is None:
         advice = "answers have no confidence: mmssl sync RUN --calibrate DATA gives them one"
-        print(f"note: the run has no calibration.json, so {advice}", file=sys.stderr)
+        tell(f"note: the run has no calibration.json, so {advice}", file=sys.stderr)
     try:
         for path in paths:
             found = synchroniser.measure(path)
             done.append(found)
-            _say(f"{found.path}: {found.sentence}", to)
+            tell(f"{found.path}: {found.sentence}", file=to)
             if found.answer and found.answer.warning:
-                _say(f"    note: {found.answer.warning}", to)
+                tell(f"    note: {found.answer.warning}", file=to)
             if found.answer and found.answer.curve is not None:
                 figure = draw(found, synchroniser.question, figures.file(found.path, ".png"))
                 if len(paths) < FEWEST_IN_TABLE:
-                    _say(str(figure), to)
+                    tell(str(figure), file=to)
             if found.path in targets:
                 after.append(_repair(synchroniser, found, targets[found.path], overwrite, to))
     finally:  # Ctrl-C: what was found so far is kept
@@ -112,42 +113,38 @@ def _report(synchroniser: Synchroniser, done: list[Measurement], out: Path, json
     out.mkdir(parents=True, exist_ok=True)
     (out / "sync.json").write_text(text + "\n", encoding="utf-8")
     if json:
-        print(text)
+        tell(text)
     elif asked >= FEWEST_IN_TABLE:
         print_table(done)
-        print(printable(str(out / "sync.json")))
+        tell(out / "sync.json")
 
 
 def _repair(synchroniser: Synchroniser, found: Measurement, target: Path, overwrite: bool, to: Any) -> Measurement:
     """Write a video with its sound moved, measure it again and say so; what needs or allows no move is said too."""
     answer = found.answer
     if answer is None or answer.offset_ms is None:
-        _say(f"    not repaired: {status(found)}", to)
+        tell(f"    not repaired: {status(found)}", file=to)
         return found
     if answer.course != "constant":
-        _say("    not repaired: the offset changes over time, and --fix moves all sound by one amount", to)
+        tell("    not repaired: the offset changes over time, and --fix moves all sound by one amount", file=to)
         return found
     if abs(answer.offset_ms) < SMALLEST_MOVE_MS:
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(found.path, target)
-        _say(f"    {target}: copied as it is, less than {SMALLEST_MOVE_MS:.0f} ms are not moved", to)
+        tell(f"    {target}: copied as it is, less than {SMALLEST_MOVE_MS:.0f} ms are not moved", file=to)
         return found
     try:
         notes = shift_sound(found.path, target, answer.offset_ms, overwrite=overwrite)
     except MediaError as error:
-        _say(f"    not repaired: {error.reason}", to)
+        tell(f"    not repaired: {error.reason}", file=to)
         return Measurement(found.path, None, error.reason)
     direction = "later" if answer.offset_ms > 0 else "earlier"
-    _say(f"    {target}: the sound was moved {abs(answer.offset_ms):.0f} ms {direction}", to)
+    tell(f"    {target}: the sound was moved {abs(answer.offset_ms):.0f} ms {direction}", file=to)
     for note in notes:
-        _say(f"    note: {note}", to)
+        tell(f"    note: {note}", file=to)
     again = synchroniser.measure(target)
     verdict = again.sentence
     if again.answer and again.answer.offset_ms is not None and again.answer.in_sync:
         verdict = f"repaired: {in_words(again.answer.offset_ms)} now"
-    _say(f"    measured again: {verdict}", to)
+    tell(f"    measured again: {verdict}", file=to)
     return again
-
-
-def _say(line: str, to: Any) -> None:
-    print(printable(line), file=to, flush=True)

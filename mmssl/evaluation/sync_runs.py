@@ -13,7 +13,7 @@ from mmssl.data.stores import Extent
 from mmssl.data.video import ClipSettings, ClipSource, open_clips
 from mmssl.data.video.decode import decode_clip
 from mmssl.data.video.limits import VideoLimits
-from mmssl.errors import UserError, printable
+from mmssl.errors import UserError
 from mmssl.evaluation.localization import locate_clip, write_overlay, write_picture
 from mmssl.evaluation.offset.calibration import Calibration, calibrate, load_calibration
 from mmssl.evaluation.offset.embedding import check_synchroniser
@@ -23,6 +23,7 @@ from mmssl.evaluation.offset.protocol import Evaluation, evaluate, print_evaluat
 from mmssl.evaluation.offset.question import Question
 from mmssl.evaluation.retrieval import Retrieval, print_retrieval, retrieve, save_retrieval
 from mmssl.predictors import load_predictor
+from mmssl.terminal import tell, tell_progress
 
 
 def open_predictor(run: Path) -> Any:
@@ -91,7 +92,7 @@ def calibrate_run(run: Path, data: str, split: str | None) -> Calibration:
     predictor = open_predictor(run)
     found = calibrate(run, predictor, held_out_clips(run, predictor, data, split))
     print_calibration(found)
-    print(printable(str(run / "calibration.json")))
+    tell(run / "calibration.json")
     return found
 
 
@@ -100,15 +101,15 @@ def say_calibration(run: Path, predictor: Any, source: ClipSource) -> None:
     try:
         print_calibration(calibrate(run, predictor, source))
     except UserError as error:
-        print(printable(f"not calibrated: {error}"))
+        tell(f"not calibrated: {error}")
 
 
 def print_calibration(found: Calibration) -> None:
     """Confidence beside the share that was right, in bins."""
-    print(f"calibrated on {found.samples:,} answers from {found.clips} held-out clips; confidence and share right:")
+    tell(f"calibrated on {found.samples:,} answers from {found.clips} held-out clips; confidence and share right:")
     for each in found.expected:
         share = f"{each.confidence:.2f}  {each.right:.2f}  ({each.answers:,} answers)"
-        print(f"    {each.low:.1f} to {each.high:.1f}  {share}")
+        tell(f"    {each.low:.1f} to {each.high:.1f}  {share}")
 
 
 def evaluate_run(run: Path, data: str, split: str | None, out: Path) -> Evaluation:
@@ -118,10 +119,10 @@ def evaluate_run(run: Path, data: str, split: str | None, out: Path) -> Evaluati
     calibration = load_calibration(run)
     crossed = calibration is not None and calibration.data == source.fingerprint()
     name = f"{source.name} ({source.split})" if source.split else source.name
-    found = evaluate(predictor, usable_clips(source), calibration, data=name, crossed=crossed, say=_say)
+    found = evaluate(predictor, usable_clips(source), calibration, data=name, crossed=crossed, say=tell_progress)
     found = replace(found, command=command_line("mmssl", "sync", run, evaluate=data, split=split))
     print_evaluation(found)
-    print(printable(str(save_evaluation(found, out / f"evaluation{'-' + split if split else ''}.json"))))
+    tell(save_evaluation(found, out / f"evaluation{'-' + split if split else ''}.json"))
     return found
 
 
@@ -135,7 +136,7 @@ def retrieve_run(run: Path, data: str, split: str | None, count: int, out: Path)
     found = retrieve(predictor, usable_clips(source, count), name)
     found = replace(found, command=command_line("mmssl", "retrieve", run, data=data, split=split, count=count))
     print_retrieval(found)
-    print(printable(str(save_retrieval(found, out / "retrieval.json"))))
+    tell(save_retrieval(found, out / "retrieval.json"))
     return found
 
 
@@ -154,10 +155,10 @@ def localize_run(run: Path, video: Path, out: Path, other: Path | None) -> list[
         clips.append(_another_clip(run, predictor, video))
     located = locate_clip(predictor, clips[0], clips[1], settings.fps)
     said = located.verdict
-    print(printable(f"{video}: {said}"))
+    tell(f"{video}: {said}")
     picture = write_picture(located, f"{video.name}: {said}", out / f"{video.stem}.localized.png")
     film = write_overlay(located, settings.sample_rate, out / f"{video.stem}.localized.mp4")
-    print(printable(f"{picture}\n{film}"))
+    tell(f"{picture}\n{film}")
     return [picture, film]
 
 
@@ -174,7 +175,3 @@ def _another_clip(run: Path, predictor: Any, video: Path) -> Any:
         if Path(clip.path).name != video.name:
             return clip
     raise UserError("the control needs another clip's sound: name a video with --other")
-
-
-def _say(line: str) -> None:
-    print(printable(f"... {line}"), flush=True)

@@ -10,6 +10,7 @@ from typing import Any
 from mmssl.errors import UserError
 from mmssl.interchange.parity import TOLERANCE, largest
 from mmssl.interchange.weights import Weights
+from mmssl.terminal import tell
 
 Report = dict[str, Any]
 """What was written, for which library, and how closely it computes there what it computes here."""
@@ -50,11 +51,11 @@ def hand_over(run: str | Path, out: Path, write: Callable[[Path], Report], toler
 
 def _say(report: Mapping[str, Any]) -> None:
     parts = ", ".join(f"{name} {value:.1e}" for name, value in report["differences"].items())
-    print(f"{report['out']}: {report['format']} for {report['library']}")
-    print(f"reloaded and compared: largest difference {report['max_difference']:.1e} (limit {TOLERANCE:.0e}; {parts})")
+    tell(f"{report['out']}: {report['format']} for {report['library']}")
+    tell(f"reloaded and compared: largest difference {report['max_difference']:.1e} (limit {TOLERANCE:.0e}; {parts})")
     if report["note"]:
-        print(f"note: {report['note']}")
-    print("load it with:\n" + "\n".join(f"    {line}" for line in report["load"]))
+        tell(f"note: {report['note']}")
+    tell("load it with:\n" + "\n".join(f"    {line}" for line in report["load"]))
 
 
 def report_of(

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from mmssl.config import read_json
 from mmssl.errors import FULL, UserError
 from mmssl.predictors.base import read_safetensors, write_safetensors
+from mmssl.terminal import tell
 
 LATEST = "latest"
 FILES = {"model.safetensors", "optimizer.safetensors", "random.safetensors"}
@@ -217,7 +218,7 @@ class Checkpoints:
                     "another --out"
                 )
             path = self.path(before[-1])
-            print(f"warning: {damaged} is cut or damaged: going back to {path.name}, {aside}", file=sys.stderr)
+            tell(f"warning: {damaged} is cut or damaged: going back to {path.name}, {aside}", file=sys.stderr)
 
     def _set_aside(self, path: Path) -> str:
         """Keep a damaged checkpoint under a name that is none; says where it is."""

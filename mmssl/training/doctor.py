@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mmssl.config import read_json
-from mmssl.data.report import plain
-from mmssl.errors import UserError, printable
+from mmssl.errors import UserError
+from mmssl.terminal import plain, printable
 from mmssl.training.collapse import CHANCE_SKILL
 from mmssl.training.finding import Entry, Finding, value
 from mmssl.training.health import diagnose

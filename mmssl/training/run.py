@@ -15,6 +15,7 @@ import torch
 from mmssl.config import from_dict, read_json, to_dict
 from mmssl.errors import UserError
 from mmssl.predictors.base import Predictor
+from mmssl.terminal import tell
 from mmssl.training.checkpoint import Checkpoints, replace_file
 from mmssl.training.config import SPEED_ONLY, RunConfig
 from mmssl.training.distributed import (
@@ -256,16 +257,16 @@ def say_start(
     if rank_count() > 1:
         where = f"{rank_count()} x {where} ({config.parallel})"
     epochs = config.steps * config.batch_size / max(1, epoch or data["train"])
-    print(f"data       {data['train']:,} for training, {data['val']:,} for validation ({config.data})")
-    print(f"model      {predictor.name}, {size}, {parameters / 1e6:.1f} million parameters, on {where}")
-    print(
+    tell(f"data       {data['train']:,} for training, {data['val']:,} for validation ({config.data})")
+    tell(f"model      {predictor.name}, {size}, {parameters / 1e6:.1f} million parameters, on {where}")
+    tell(
         f"steps      {config.steps} of {config.batch_size} {sample} (effective batch; micro-batches of "
         f"{config.micro_batch_size / rank_count():g}), {epochs:.1f} epochs"
     )
-    print(f"rate       {config.learning_rate:.3g} at its peak, {config.warmup} steps of warm-up, then cosine to 0")
+    tell(f"rate       {config.learning_rate:.3g} at its peak, {config.warmup} steps of warm-up, then cosine to 0")
     if config.precision == "auto" and device.type == "cpu" and cpu_has_bf16():
-        print("note       this CPU also computes in bf16: --precision bf16 trains up to 1.7 times as fast")
-    print(f"run        {config.out}", flush=True)
+        tell("note       this CPU also computes in bf16: --precision bf16 trains up to 1.7 times as fast")
+    tell(f"run        {config.out}")
 
 
 def cpu_has_bf16() -> bool:

@@ -19,14 +19,17 @@ from PIL import Image
 from mmssl.data.images import ImageLoader, open_images
 from mmssl.data.images.inspect import inspect_images, print_report
 from mmssl.data.limits import MediaError
-from mmssl.data.skipped import write_skipped
+from mmssl.data.skipped import Skipped, print_skipped, write_skipped
 from mmssl.data.text import open_texts
-from mmssl.errors import UserError, one_sentence_errors, printable
+from mmssl.errors import UserError, one_sentence_errors
 from mmssl.evaluation.offset.measure import Synchroniser
 from mmssl.evaluation.offset.question import Question
+from mmssl.evaluation.probe_report import print_report as print_probe
+from mmssl.evaluation.probe_results import PRETRAINED, ProbeReport, ProbeResult
 from mmssl.evaluation.restore import Restorer
 from mmssl.evaluation.restore_files import Writing, restore_files
 from mmssl.evaluation.sync_files import sync_files
+from mmssl.terminal import printable, tell
 from mmssl.training.doctor import examine, print_examination
 
 NAMES = [
@@ -205,6 +208,26 @@ def test_the_doctor_names_a_run_without_steering_the_terminal(name: str, tmp_pat
     assert examination.findings
     print_examination(examination)
     assert "(now " in assert_steers_nothing(capsys)
+
+
+@pytest.mark.parametrize("name", STEERING)
+def test_files_left_out_are_listed_without_steering_the_terminal(name: str, capsys) -> None:
+    print_skipped([Skipped(name, f"its tag {name} is broken", "broken")], "skipped.jsonl")
+    assert "left out: 1 broken" in assert_steers_nothing(capsys)
+
+
+@pytest.mark.parametrize("name", STEERING)
+def test_tables_of_probes_name_labels_without_steering_the_terminal(name: str, capsys) -> None:
+    result = ProbeResult(PRETRAINED, "mean", "linear", 8, (0.5,))
+    print_probe(ProbeReport(name, ("a", "b"), 8, 4, 0.5, 1, {}, [result], notes=(f"note of {name}",)))
+    assert "note of" in assert_steers_nothing(capsys)
+
+
+@pytest.mark.parametrize("name", STEERING)
+def test_a_path_is_told_without_steering_the_terminal(name: str, capsys) -> None:
+    tell(Path("run") / name)
+    tell("both streams", file=sys.stderr)
+    assert assert_steers_nothing(capsys).startswith("run/")
 
 
 def test_what_is_printed_cannot_steer() -> None:

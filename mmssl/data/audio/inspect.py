@@ -16,8 +16,9 @@ from mmssl.data.audio.header import AudioLimits, Header
 from mmssl.data.audio.source import AudioSource, open_audio
 from mmssl.data.limits import MediaError
 from mmssl.data.pool import map_files
-from mmssl.data.report import QUANTILES, class_counts, overview, plain, print_classes, print_files, quantiles
+from mmssl.data.report import QUANTILES, class_counts, overview, print_classes, print_files, quantiles
 from mmssl.data.skipped import Skipped
+from mmssl.terminal import plain
 
 FRAME_SECONDS = 0.02
 SILENCE_DB = -60.0

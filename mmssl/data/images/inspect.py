@@ -17,8 +17,9 @@ from mmssl.data.images.open import open_images
 from mmssl.data.images.source import ImageSource
 from mmssl.data.limits import Limits, MediaError
 from mmssl.data.pool import map_files
-from mmssl.data.report import QUANTILES, class_counts, overview, plain, print_classes, print_files, quantiles
+from mmssl.data.report import QUANTILES, class_counts, overview, print_classes, print_files, quantiles
 from mmssl.data.skipped import Skipped
+from mmssl.terminal import plain
 
 # Larger images are thinned to about this many pixels for mean and standard deviation.
 _STATISTICS_PIXELS = 250_000

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from mmssl.data.report import plain, print_files
+from mmssl.data.report import print_files
 from mmssl.data.text.cache import batches_of
 from mmssl.data.text.cutting import Documents
 from mmssl.data.text.documents import open_texts
@@ -14,6 +14,7 @@ from mmssl.data.text.source import TextSource
 from mmssl.data.text.tokenizer import TextTokenizer, load_tokenizer
 from mmssl.data.text.training import train_tokenizer
 from mmssl.data.text.words import INSIDE
+from mmssl.terminal import plain
 
 TRAINED_VOCABULARY = 8000
 # A tokenizer for looking is trained on about so many characters, evenly spaced.

@@ -12,11 +12,12 @@ import numpy as np
 
 from mmssl.data.limits import MediaError
 from mmssl.data.pool import map_files
-from mmssl.data.report import QUANTILES, class_counts, overview, plain, print_classes, print_files, quantiles
+from mmssl.data.report import QUANTILES, class_counts, overview, print_classes, print_files, quantiles
 from mmssl.data.skipped import Skipped
 from mmssl.data.video.doctor import SILENCE_DB, Examined, examine, findings
 from mmssl.data.video.limits import VideoLimits
 from mmssl.data.video.source import VideoSource, open_videos
+from mmssl.terminal import plain
 
 
 def inspect_video(

@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from mmssl.data.report import plain
 from mmssl.evaluation.offset.calibration import Bin, Calibration, expected_table, fit_calibration
 from mmssl.evaluation.offset.curve import NEIGHBOURS, read_peak
 from mmssl.evaluation.offset.injected import CONTEXTS, ClipLike, KnownClip, inject, know_clips
 from mmssl.evaluation.offset.question import LEAST_CONFIDENCE
+from mmssl.terminal import plain
 
 if TYPE_CHECKING:
     from rich.console import Console

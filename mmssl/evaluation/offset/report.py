@@ -5,9 +5,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mmssl.errors import printable
 from mmssl.evaluation.offset.measure import Measurement
 from mmssl.evaluation.offset.question import Answer, Question
+from mmssl.terminal import printable
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
