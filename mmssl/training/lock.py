@@ -55,6 +55,13 @@ class Lock:
 
     def release(self) -> None:
         """Let others write. More than once does no harm."""
+        if self._handle >= 0 and fcntl is not None:
+            with suppress(OSError):
+                fcntl.flock(self._handle, fcntl.LOCK_UN)  # at once, also for a worker that was just forked
+        self._leave()
+
+    def _leave(self) -> None:
+        """Close our handle; who else has it, by a fork, goes on to hold the lock."""
         handle, self._handle = self._handle, -1
         if handle >= 0:
             os.close(handle)
@@ -67,7 +74,7 @@ class Lock:
 def _leave_to_parent() -> None:
     """A forked worker shares the lock, and may outlive its killed parent for seconds: it gives up its share."""
     for lock in list(_HELD):
-        lock.release()
+        lock._leave()
 
 
 if hasattr(os, "register_at_fork"):

@@ -7,6 +7,7 @@ what was asked for because of a name inside data, and members of a tar are never
 import io
 import json
 import os
+import sys
 import tarfile
 from pathlib import Path
 from types import SimpleNamespace
