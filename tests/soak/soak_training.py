@@ -11,8 +11,10 @@ validation has a worker of its own. Exit code 1 unless, over what is left,
 - memory of trainer and workers together, fitted by a line, rises by less than 3 % or 16 MB an hour, whichever is more,
   or by no more than what its scatter explains (three standard errors of the slope);
 - no more files are open than at its beginning (the fewest seen in a tenth: a save opens some for a while);
-- samples for each second of processor time, fitted by a line, fall by less than 10 % from its beginning to its end
-  (wall time would also measure what else the machine does).
+- samples for each second of processor time, fitted by a line, fall by less than 10 % from its beginning to its end.
+  Wall time would also measure what else the machine does, and so does processor time where cores are shared or slow
+  down when they are hot: a piece of work that is always the same is timed at every look, and seconds of each minute
+  are counted as so many of these pieces, scaled to seconds by the median of all.
 """
 
 import argparse
@@ -49,6 +51,8 @@ class Look(NamedTuple):
     cpu_seconds: float
     samples: float
     """Trained up to the newest line of the journal, and what its processor time was then."""
+    yardstick: float
+    """Seconds of processor time that a piece of work took, see :func:`yardstick`."""
 
 
 def main() -> None:
@@ -57,6 +61,7 @@ def main() -> None:
     parser.add_argument("--pictures", type=int, default=400)
     parser.add_argument("--log", type=Path, help="keep what was seen, one JSON object a line")
     asked = parser.parse_args()
+    os.environ["OPENBLAS_NUM_THREADS"] = "1"  # of the yardstick
     with tempfile.TemporaryDirectory() as folder:
         looks = watch(Path(folder), 60 * asked.minutes, asked.pictures)
     if asked.log:
@@ -112,7 +117,7 @@ def look_on(trainer: "subprocess.Popen[bytes]", journal: Path, seconds: float) -
         looks.append(
             Look(
                 time.monotonic() - began, megabytes(family[0]), sum(map(megabytes, family[1:])),
-                sum(map(open_files, family)), len(family), seen[1], 16.0 * seen[0],
+                sum(map(open_files, family)), len(family), seen[1], 16.0 * seen[0], yardstick(),
             )
         )  # fmt: skip
     return looks
@@ -176,6 +181,20 @@ def cpu_seconds(pid: int) -> float:
     return sum(map(int, fields[11:15])) / TICKS
 
 
+def yardstick() -> float:
+    """Processor time of products of matrices and of a loop, as training and its Python need both; about 50 ms."""
+    import numpy as np
+
+    began = time.process_time()
+    matrix = np.full((192, 192), 1 / 192, dtype=np.float32)
+    for _ in range(40):
+        matrix = matrix @ matrix
+    total = 0
+    for number in range(100_000):
+        total += number & 7
+    return time.process_time() - began
+
+
 def fit(times: list[float], values: list[float]) -> tuple[float, float, float]:
     """Least squares: slope, its standard error, and the value at the mean time."""
     middle, mean = statistics.fmean(times), statistics.fmean(values)
@@ -186,11 +205,18 @@ def fit(times: list[float], values: list[float]) -> tuple[float, float, float]:
 
 
 def speeds(looks: list[Look]) -> tuple[list[float], list[float]]:
-    """Samples for each second of processor time, minute by minute, and when."""
+    """Samples for each second of processor time, by the yardstick, minute by minute, and when."""
+    usual = statistics.median(look.yardstick for look in looks)
     minutes = [list(group) for _, group in itertools.groupby(looks, lambda look: int(look.seconds // 60))]
-    ends = [looks[0], *(group[-1] for group in minutes)]
-    pairs = [(a, b) for a, b in itertools.pairwise(ends) if b.cpu_seconds > a.cpu_seconds]
-    return [b.seconds for _, b in pairs], [(b.samples - a.samples) / (b.cpu_seconds - a.cpu_seconds) for a, b in pairs]
+    before, when, speed = looks[0], [], []
+    for minute in minutes:
+        last = minute[-1]
+        if last.cpu_seconds > before.cpu_seconds:
+            now = statistics.median(look.yardstick for look in minute)
+            when.append(last.seconds)
+            speed.append((last.samples - before.samples) / (last.cpu_seconds - before.cpu_seconds) * now / usual)
+        before = last
+    return when, speed
 
 
 def judge(looks: list[Look]) -> list[str]:
@@ -213,6 +239,10 @@ def judge(looks: list[Look]) -> list[str]:
     when, speed = speeds(later)
     slope, error, mean = fit(when, speed) if len(when) > 2 else (0.0, 0.0, statistics.fmean(speed))
     change = slope * (when[-1] - when[0]) / mean
+    sticks = [look.yardstick for look in later]
+    slow, _, usual = fit(times, sticks)
+    drift = slow * (times[-1] - times[0]) / usual
+    print(f"machine {1000 * usual:.1f} ms for the yardstick, {drift:+.1%} from beginning to end")
     print(f"speed   {mean:.1f} samples a second of processor time, {change:+.1%} from beginning to end")
     if change < -SPEED_LOSS and slope < -ERRORS * error:
         faults.append(f"the speed fell by {-change:.1%}")
@@ -220,12 +250,12 @@ def judge(looks: list[Look]) -> list[str]:
 
 
 def print_minutes(looks: list[Look]) -> None:
-    print("minute  trainer MB  workers MB  files  processes  samples  processor s")
+    print("minute  trainer MB  workers MB  files  processes  samples  processor s  yardstick ms")
     for minute, group in itertools.groupby(looks, lambda look: int(look.seconds // 60)):
         last = list(group)[-1]
         print(
             f"{minute:6}  {last.trainer_mb:10.1f}  {last.workers_mb:10.1f}  {last.files:5}  {last.processes:9}  "
-            f"{last.samples:7.0f}  {last.cpu_seconds:11.1f}"
+            f"{last.samples:7.0f}  {last.cpu_seconds:11.1f}  {1000 * last.yardstick:12.1f}"
         )
 
 
