@@ -29,7 +29,8 @@ def write_clip_picture(
     panels = {name: values.detach().float().cpu().numpy() for name, values in predictor.reveal(batch).items()}
     draw = draw_agreement if "similarity" in panels else draw_hidden
     figure = draw(panels, names, float(predictor.clip.fps))
-    figure.suptitle(f"{caption}. {summary(panels)} {predictor.reveal_note}".strip(), x=0.01, ha="left", fontsize=10)
+    words = f"{caption}. {summary(panels)} {predictor.reveal_note}".strip()
+    figure.suptitle(words, x=0.01, y=1 - 0.1 / figure.get_figheight(), ha="left", va="top", fontsize=10)
     file.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(file)
     return file
@@ -48,13 +49,23 @@ def summary(panels: dict[str, np.ndarray]) -> str:
     return f"Best shift right to within a frame in {right.sum()} of {len(right)} clips."
 
 
-def _figure(width: float, height: float) -> "Figure":
+def _grid(rows: int, inches: float, ratios: Sequence[float], wspace: float, hspace: float) -> "tuple[Figure, Any]":
+    """A figure of ``rows`` rows, each ``inches`` high, and its axes ``[row, column]`` of widths like ``ratios``.
+
+    Their places are given: to fit them to their labels (``layout="constrained"``) takes twice as long as drawing them.
+    """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(width, height), dpi=110, layout="constrained")
+    width, above, below = 13.0, 0.6, 0.5
+    height = rows * inches + above + below
+    figure = Figure(figsize=(width, height), dpi=110)
     FigureCanvasAgg(figure)
-    return figure
+    place = {"left": 0.15 / width, "right": 1 - 0.15 / width, "top": 1 - above / height, "bottom": below / height}
+    axes = figure.subplots(
+        rows, len(ratios), squeeze=False, width_ratios=ratios, gridspec_kw=place | {"wspace": wspace, "hspace": hspace}
+    )
+    return figure, axes
 
 
 def draw_agreement(panels: dict[str, np.ndarray], names: Sequence[str], fps: float) -> "Figure":
@@ -62,8 +73,7 @@ def draw_agreement(panels: dict[str, np.ndarray], names: Sequence[str], fps: flo
 
     On the diagonal is what belongs together. Moments in which nothing moves or sounds are veiled.
     """
-    figure = _figure(12.0, 2.9 * len(names) + 0.5)
-    axes: Any = figure.subplots(len(names), 3, squeeze=False, width_ratios=[1, 1.3, 2.2])
+    figure, axes = _grid(len(names), 2.9, [1, 1, 2.2], wspace=0.28, hspace=0.32)
     reach = panels["curve"].shape[1] // 2
     shifts = np.arange(-reach, reach + 1)
     for row, name in enumerate(names):
@@ -101,32 +111,38 @@ def draw_hidden(panels: dict[str, np.ndarray], names: Sequence[str], fps: float)
         ("predicted from both", "predicted", "sound_predicted"),
         ("from the other sense alone", "predicted_from_sound", "sound_predicted_from_sight"),
     )
-    figure = _figure(13.0, 5.2 * len(names) + 0.5)
-    axes: Any = figure.subplots(len(rows) * len(names), STILLS + 1, squeeze=False, width_ratios=[1] * STILLS + [3])
+    figure, axes = _grid(len(rows) * len(names), 1.55, [1.9, 1], wspace=0.03, hspace=0.28)
     for clip, name in enumerate(names):
         frames = panels["original"].shape[1]
         shown = np.linspace(0, frames - 1, STILLS).round().astype(int)
         low, high = np.quantile(panels["sound_original"][clip], [0.02, 0.998])
         for place, (title, pictures, sound) in enumerate(rows):
-            line = axes[len(rows) * clip + place]
-            for still, frame in zip(line, shown, strict=False):
-                _show(still, panels[pictures][clip, frame])
+            stills, sounds = axes[len(rows) * clip + place]
+            _show(stills, _side_by_side(panels[pictures][clip, shown]))
             words = f"{printable(name)}: {title}" if place == 0 else title
-            line[0].set_title(words, loc="left", fontsize=9, parse_math=False)
+            stills.set_title(words, loc="left", fontsize=9, parse_math=False)
             mel = panels[sound][clip]
-            line[-1].imshow(
+            sounds.imshow(
                 mel.T, origin="lower", aspect="auto", cmap="magma", vmin=low, vmax=max(high, low + 1e-3),
                 interpolation="nearest", extent=(0, frames / fps, 0, mel.shape[1]),
             )  # fmt: skip
-            line[-1].tick_params(labelsize=7, labelbottom=place == len(rows) - 1)
-            line[-1].set_yticks([])
+            sounds.tick_params(labelsize=7, labelbottom=place == len(rows) - 1)
+            sounds.set_yticks([])
     return figure
+
+
+def _side_by_side(pictures: np.ndarray) -> np.ndarray:
+    """Pictures ``[picture, channel, height, width]`` as one, with white between them."""
+    gap = np.ones((*pictures.shape[1:3], max(1, pictures.shape[3] // 16)), pictures.dtype)
+    parts = [part for picture in pictures for part in (gap, picture)][1:]
+    return np.concatenate(parts, axis=2)
 
 
 def _show(axes: Any, picture: np.ndarray) -> None:
     """A picture ``[channel, height, width]`` on the scale 0..1."""
     image = np.moveaxis(picture, 0, 2)
     axes.imshow(image if image.shape[2] == 3 else image[..., 0], cmap="gray", vmin=0, vmax=1)
+    axes.set_anchor("W")
     axes.axis("off")
 
 
