@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 from mmssl.errors import UserError
+from mmssl.evaluation.grid import figure_of_rows, title
 from mmssl.evaluation.spectrogram import HIT, MISS, printable
 
 if TYPE_CHECKING:
@@ -30,7 +31,7 @@ def write_clip_picture(
     draw = draw_agreement if "similarity" in panels else draw_hidden
     figure = draw(panels, names, float(predictor.clip.fps))
     words = f"{caption}. {summary(panels)} {predictor.reveal_note}".strip()
-    figure.suptitle(words, x=0.01, y=1 - 0.1 / figure.get_figheight(), ha="left", va="top", fontsize=10)
+    title(figure, words)
     file.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(file)
     return file
@@ -49,31 +50,13 @@ def summary(panels: dict[str, np.ndarray]) -> str:
     return f"Best shift right to within a frame in {right.sum()} of {len(right)} clips."
 
 
-def _grid(rows: int, inches: float, ratios: Sequence[float], wspace: float, hspace: float) -> "tuple[Figure, Any]":
-    """A figure of ``rows`` rows, each ``inches`` high, and its axes ``[row, column]`` of widths like ``ratios``.
-
-    Their places are given: to fit them to their labels (``layout="constrained"``) takes twice as long as drawing them.
-    """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    width, above, below = 13.0, 0.6, 0.5
-    height = rows * inches + above + below
-    figure = Figure(figsize=(width, height), dpi=110)
-    FigureCanvasAgg(figure)
-    place = {"left": 0.15 / width, "right": 1 - 0.15 / width, "top": 1 - above / height, "bottom": below / height}
-    axes = figure.subplots(
-        rows, len(ratios), squeeze=False, width_ratios=ratios, gridspec_kw=place | {"wspace": wspace, "hspace": hspace}
-    )
-    return figure, axes
-
-
 def draw_agreement(panels: dict[str, np.ndarray], names: Sequence[str], fps: float) -> "Figure":
     """A row a clip: a frame, agreement of every moment seen with every moment heard, and its mean by shift.
 
     On the diagonal is what belongs together. Moments in which nothing moves or sounds are veiled.
     """
-    figure, axes = _grid(len(names), 2.9, [1, 1, 2.2], wspace=0.28, hspace=0.32)
+    count = len(names)
+    figure, axes = figure_of_rows([2.3] * count, [0.7] * count, [2.5, 2.5, 6.0], 0.8)
     reach = panels["curve"].shape[1] // 2
     shifts = np.arange(-reach, reach + 1)
     for row, name in enumerate(names):
@@ -111,15 +94,17 @@ def draw_hidden(panels: dict[str, np.ndarray], names: Sequence[str], fps: float)
         ("predicted from both", "predicted", "sound_predicted"),
         ("from the other sense alone", "predicted_from_sound", "sound_predicted_from_sight"),
     )
-    figure, axes = _grid(len(rows) * len(names), 1.55, [1.9, 1], wspace=0.03, hspace=0.28)
+    count = len(names)
+    gaps = [*[0.28] * (len(rows) - 1), 0.5] * count
+    figure, axes = figure_of_rows([1.25] * len(gaps), gaps, [8.2, 4.3], 0.2)
     for clip, name in enumerate(names):
         frames = panels["original"].shape[1]
         shown = np.linspace(0, frames - 1, STILLS).round().astype(int)
         low, high = np.quantile(panels["sound_original"][clip], [0.02, 0.998])
-        for place, (title, pictures, sound) in enumerate(rows):
+        for place, (what, pictures, sound) in enumerate(rows):
             stills, sounds = axes[len(rows) * clip + place]
             _show(stills, _side_by_side(panels[pictures][clip, shown]))
-            words = f"{printable(name)}: {title}" if place == 0 else title
+            words = f"{printable(name)}: {what}" if place == 0 else what
             stills.set_title(words, loc="left", fontsize=9, parse_math=False)
             mel = panels[sound][clip]
             sounds.imshow(

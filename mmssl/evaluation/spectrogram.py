@@ -1,10 +1,11 @@
 """Spectrograms with hidden spans, and what was predicted there, as figures."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
+from mmssl.evaluation.grid import figure_of_rows, title
 from mmssl.evaluation.revealed_audio import NEAR_RANKS, Codes, Ranks, RevealedClip
 
 if TYPE_CHECKING:
@@ -18,14 +19,10 @@ HIDDEN = "#35c0d6"
 
 def draw_clips(shown: Sequence[RevealedClip], caption: str = "", *, names: bool = True) -> "Figure":
     """A spectrogram a recording, its hidden spans marked, and below it what was predicted."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(12, 2.75 * len(shown) + (0.5 if caption else 0.1)), dpi=110, layout="constrained")
-    FigureCanvasAgg(figure)
-    rows: Any = figure.subplots(2 * len(shown), 1, squeeze=False, height_ratios=[3, 1.25] * len(shown))
+    heights, gaps = [1.7, 0.65] * len(shown), [0.08, 0.5] * len(shown)
+    figure, rows = figure_of_rows(heights, gaps, [10.75], left=1.1, above=0.6 if caption else 0.25)
     for number, clip in enumerate(shown):
-        above, below = rows[2 * number, 0], rows[2 * number + 1, 0]
+        (above,), (below,) = rows[2 * number : 2 * number + 2]
         _draw_spectrogram(above, clip)
         if names:
             above.set_title(printable(clip.clip.name), loc="left", fontsize=9, parse_math=False)
@@ -35,7 +32,7 @@ def draw_clips(shown: Sequence[RevealedClip], caption: str = "", *, names: bool 
         below.set_xlabel("seconds" if number == len(shown) - 1 else "", fontsize=8)
         below.tick_params(labelsize=8)
     if caption:
-        figure.suptitle(caption, x=0.01, ha="left", fontsize=10, parse_math=False)
+        title(figure, caption)
     return figure
 
 

@@ -44,7 +44,7 @@ def compared(script, tmp_path_factory):
                                           for name, study in script.STUDIES.items() if name == "text"})  # fmt: skip
         patch.setattr(script, "VALIDATIONS", 2)
         patch.setattr(script, "LEAST_STEPS", 4)
-        patch.setattr(sys.modules["comparison_config"], "GRIDS", ((2, 2, 2),))
+        patch.setattr(sys.modules["comparison_config"], "GRIDS", ((2, 2, 1),))
         with pytest.MonkeyPatch.context() as inner:
             step = Trainer._optimizer_step
 

@@ -17,27 +17,17 @@ from mmssl.evaluation.ctc import CtcConfig
 from mmssl.training.journal import read_journal
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-QUICK_TEXT = [
-    "--preset",
-    "bert_tiny",
-    "--steps",
-    "2",
-    "--batch-size",
-    "2",
-    "--device",
-    "cpu",
-    "--validation-tokens",
-    "300",
-]
+QUICK_TEXT = ["--preset", "bert_tiny", "--steps", "2", "--batch-size", "2", "--device", "cpu",
+              "--validation-tokens", "300"]  # fmt: skip
 QUICK_AUDIO = ["--steps", "2", "--batch-size", "16", "--max-seconds", "2", "--workers", "0", "--device", "cpu"]
 QUICK_PROBE = ["--seeds", "1", "--finetune-labels"]
 QUICK_CLIPS = ["--steps", "2", "--batch-size", "4", "--workers", "0", "--device", "cpu", "--size", "32", "32"]
-QUICK_PIXELS = ["--steps", "2", "--workers", "0", "--batch-size", "4", "--device", "cpu", "--image-size", "32",
-                "--validation-images", "4"]  # fmt: skip
+QUICK_PIXELS = ["--preset", "pico", "--steps", "2", "--workers", "0", "--batch-size", "4", "--device", "cpu",
+                "--image-size", "32", "--validation-images", "4"]  # fmt: skip
 PIXEL_TASKS = ("colorization", "inpainting", "restoration", "super_resolution")
 QUICK = {
-    "recipes/image_mae.py": ["--steps", "2", "--workers", "0", "--batch-size", "8", "--device", "cpu",
-                             "--validation-images", "8"],
+    "recipes/image_mae.py": ["--preset", "pico", "--steps", "2", "--workers", "0", "--batch-size", "8",
+                             "--device", "cpu", "--validation-images", "8"],
     **{f"recipes/image_{task}.py": QUICK_PIXELS for task in PIXEL_TASKS},
     "recipes/text_bert.py": QUICK_TEXT,
     "recipes/sweep.py": QUICK_TEXT,
@@ -45,7 +35,7 @@ QUICK = {
     "recipes/audio_wav2vec2.py": QUICK_AUDIO,
     "recipes/av_sync.py": [*QUICK_CLIPS, "--frames", "20"],
     "recipes/av_masked.py": [*QUICK_CLIPS, "--frames", "12", "--cube", "2", "8", "8"],
-    "data_prep/make_world.py": ["--count", "20", "--size", "32", "--workers", "1"],
+    "data_prep/make_world.py": ["--count", "10", "--size", "32", "--workers", "1"],
     "data_prep/cache_clips.py": ["--workers", "0"],
     "data_prep/shard.py": ["--workers", "0"],
     "probe labelled": ["--label", "shape", "--seeds", "1", "--finetune-labels"],
