@@ -66,7 +66,7 @@ class Config:
     seeds: tuple[int, ...] = (0, 1, 2)
     """Each decides initialisation, order, crops and masks of a run, and the labels drawn for its probe."""
     preset: str = "nano"
-    """Size of the encoder: nano, tiny, small, base or large."""
+    """Size of the encoder: pico, nano, tiny, small, base or large."""
     steps: int = 2000
     """Optimizer steps of each run."""
     batch_size: int = 128

@@ -13,8 +13,8 @@ from mmssl.evaluation.features import extract, frozen, raw_features
 from mmssl.evaluation.image_runs import labelled_images
 from mmssl.predictors import load_predictor
 
-SHORT = ["--steps", "2", "--batch-size", "8", "--labels", "12", "--finetune-steps", "1", "--label", "shape",
-         "--device", "cpu", "--workers", "0"]  # fmt: skip
+SHORT = ["--preset", "pico", "--steps", "2", "--batch-size", "8", "--labels", "12", "--finetune-steps", "1",
+         "--label", "shape", "--device", "cpu", "--workers", "0"]  # fmt: skip
 
 
 @pytest.fixture(scope="module")

@@ -19,8 +19,8 @@ from mmssl.predictors import load_predictor
 from mmssl.predictors.masked_autoencoder import PRESETS
 from mmssl.training.journal import read_journal
 
-SHORT = ["--steps", "4", "--batch-size", "8", "--log-every", "2", "--validate-every", "4", "--workers", "0",
-         "--validation-images", "16", "--device", "cpu"]  # fmt: skip
+SHORT = ["--preset", "pico", "--steps", "4", "--batch-size", "8", "--log-every", "2", "--validate-every", "4",
+         "--workers", "0", "--validation-images", "16", "--device", "cpu"]  # fmt: skip
 
 
 @pytest.fixture(scope="module")

@@ -80,24 +80,21 @@ def test_interrupted_in_every_place_equals_uninterrupted(tmp_path):
 
 
 def test_killed_process_resumes_bit_exactly(tmp_path):
-    """SIGKILL at random moments, three times, then a run to the end: the last digit agrees with an undisturbed run."""
+    """SIGKILL, then a run to the end by another process: the last digit agrees with an undisturbed run.
+
+    At many random moments, and at those that hurt, in tests/faults.
+    """
     flags = ["--steps", "60", "--delay", "0.005", "--checkpoint-every", "7"]
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     subprocess.run([sys.executable, SCRIPT, "--out", whole, *flags], check=True, capture_output=True, timeout=120)
-    moments = random.Random(0)
-    kills = 0
-    for attempt in range(3):
-        arguments = ["--out", killed, *(["--resume"] if attempt else flags)]
-        process = subprocess.Popen([sys.executable, SCRIPT, *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-        assert process.stdout.readline() == b"started\n"
-        time.sleep(moments.uniform(0.02, 0.25))
-        process.send_signal(signal.SIGKILL)
-        process.communicate()
-        kills += process.returncode == -signal.SIGKILL
-    assert kills == 3
-    done = subprocess.run(
-        [sys.executable, SCRIPT, "--out", killed, "--resume"], capture_output=True, text=True, timeout=120
-    )
+    first = subprocess.Popen([sys.executable, SCRIPT, "--out", killed, *flags], stdout=subprocess.PIPE)
+    assert first.stdout.readline() == b"started\n"
+    time.sleep(random.Random(0).uniform(0.02, 0.25))
+    first.send_signal(signal.SIGKILL)
+    first.communicate()
+    assert first.returncode == -signal.SIGKILL
+    again = [sys.executable, SCRIPT, "--out", killed, "--resume"]
+    done = subprocess.run(again, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     assert_same_run(whole, killed)
 
