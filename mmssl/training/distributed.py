@@ -91,11 +91,14 @@ def torchrun_ranks() -> Iterator[None]:
         return
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
     mine, number, count = _meet()
+    # before the group, which nobody has joined until all try to: after it the process that keeps the table may end
+    line = _connect("alarm")
     dist.init_process_group(backend, store=mine, rank=number, world_size=count, timeout=PATIENCE)
     silent = None if is_main() else open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115 - closed below
     spoken, sys.stdout = sys.stdout, silent or sys.stdout
-    alarm = _Alarm()
+    alarm = _Alarm(line)
     try:
+        barrier()  # or one that fails at once would end while others still join the group
         yield
     except BaseException as error:
         if isinstance(error, SystemExit) and not _is_failure(error):
@@ -195,8 +198,8 @@ class _Alarm:
     """Tells all ranks that one has failed. A thread listens, over a connection of its own: a process that waits for
     another one in a collective, or reads data, would not hear a signal."""
 
-    def __init__(self) -> None:
-        self.store = _connect("alarm")
+    def __init__(self, store: Any) -> None:
+        self.store = store
         self.stopped = False
         self.quiet = threading.Event()
         self.lock = threading.Lock()

@@ -53,6 +53,24 @@ def test_an_error_of_all_is_said_once(tmp_path):
     assert said == "error: --batch-size 8 cannot be split evenly among 3 processes: choose a multiple of 3\n"
 
 
+def test_one_that_fails_at_once_does_not_leave_those_behind_that_still_join(tmp_path, monkeypatch):
+    """The first process keeps the table by which all meet: the others must not look for it when it has ended."""
+    alarm = distributed._Alarm
+
+    def late(*arguments):
+        if rank():
+            time.sleep(1)
+        return alarm(*arguments)
+
+    def fail() -> None:
+        share_of_batch(8, 1)
+
+    monkeypatch.setattr(distributed, "_Alarm", late)
+    began = time.monotonic()
+    assert "cannot be split evenly" in ends(run_ranks(3, fail, logs=tmp_path), 2)
+    assert time.monotonic() - began < 30
+
+
 def test_a_killed_process_ends_the_others(tmp_path):
     def die() -> None:
         if rank() == 1:
