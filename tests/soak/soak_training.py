@@ -11,10 +11,9 @@ validation has a worker of its own. Exit code 1 unless, over what is left,
 - memory of trainer and workers together, fitted by a line, rises by less than 3 % or 16 MB an hour, whichever is more,
   or by no more than what its scatter explains (three standard errors of the slope);
 - no more files are open than at its beginning (the fewest seen in a tenth: a save opens some for a while);
-- samples for each second of processor time, fitted by a line, fall by less than 10 % from its beginning to its end.
-  Wall time would also measure what else the machine does, and so does processor time where cores are shared or slow
-  down when they are hot: a piece of work that is always the same is timed at every look, and seconds of each minute
-  are counted as so many of these pieces, scaled to seconds by the median of all.
+- at its end the run trains at least 0.9 times as many samples a second of processor time as one that has just begun.
+  The two take turns, each halted while the other trains, so that both meet the same machine: over an hour the same
+  work may take a quarter more or less time wherever cores, caches and memory are shared.
 """
 
 import argparse
@@ -27,6 +26,8 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -34,8 +35,10 @@ ROOT = Path(__file__).resolve().parents[2]
 EVERY = 5.0
 """Seconds between two looks."""
 LEFT_OUT = 0.2
-MEMORY_SHARE, MEMORY_MB, SPEED_LOSS = 0.03, 16.0, 0.10
+MEMORY_SHARE, MEMORY_MB, LEAST_SPEED = 0.03, 16.0, 0.9
 ERRORS = 3.0
+TURNS, TURN_SECONDS, WARMING_UP = 5, 30.0, 60.0
+"""How often the old and the fresh run each train for so long, and how long the fresh one has trained before."""
 TICKS = os.sysconf("SC_CLK_TCK")
 
 
@@ -51,8 +54,6 @@ class Look(NamedTuple):
     cpu_seconds: float
     samples: float
     """Trained up to the newest line of the journal, and what its processor time was then."""
-    yardstick: float
-    """Seconds of processor time that a piece of work took, see :func:`yardstick`."""
 
 
 def main() -> None:
@@ -61,52 +62,87 @@ def main() -> None:
     parser.add_argument("--pictures", type=int, default=400)
     parser.add_argument("--log", type=Path, help="keep what was seen, one JSON object a line")
     asked = parser.parse_args()
-    os.environ["OPENBLAS_NUM_THREADS"] = "1"  # of the yardstick
     with tempfile.TemporaryDirectory() as folder:
-        looks = watch(Path(folder), 60 * asked.minutes, asked.pictures)
+        looks, old, fresh = watch(Path(folder), 60 * asked.minutes, asked.pictures)
     if asked.log:
         asked.log.write_text("".join(json.dumps(look._asdict()) + "\n" for look in looks), encoding="utf-8")
     print_minutes(looks)
-    faults = judge(looks)
+    faults = [*judge(looks), *judge_speed(old, fresh)]
     print("\n".join(faults) or "flat")
     raise SystemExit(1 if faults else 0)
 
 
-def watch(folder: Path, seconds: float, pictures: int) -> list[Look]:
-    """Train for so many seconds from the first line of the journal on, then end the run as a cluster would."""
+def watch(folder: Path, seconds: float, pictures: int) -> tuple[list[Look], list[float], list[float]]:
+    """Train for so many seconds from the first line of the journal on; then the speeds of this run and of a fresh one.
+
+    Both are ended as a cluster would end them.
+    """
     draw_pictures(folder / "pictures", pictures)
-    run = folder / "run"
+    with started(folder, "old") as old:
+        looks = look_on(old, folder, seconds)
+        halt(old)
+        with started(folder, "fresh") as fresh:
+            until = time.monotonic() + WARMING_UP
+            while not last_step(folder / "fresh" / "journal.jsonl") or time.monotonic() < until:
+                time.sleep(1)
+            halt(fresh)
+            turns = [[turn(run, folder / name / "journal.jsonl") for run, name in ((old, "old"), (fresh, "fresh"))]
+                     for _ in range(TURNS)]  # fmt: skip
+            go_on(fresh)
+        go_on(old)
+    return looks, *map(list, zip(*turns, strict=True))
+
+
+@contextmanager
+def started(folder: Path, name: str) -> Iterator["subprocess.Popen[bytes]"]:
     command = [
-        sys.executable, ROOT / "recipes/image_mae.py", "--data", folder / "pictures", "--out", run, "--preset", "pico",
-        "--image-size", "32", "--patch-size", "8", "--batch-size", "16", "--workers", "1", "--cache", "none",
-        "--device", "cpu", "--steps", "100000000", "--warmup-steps", "10", "--learning-rate", "1e-4",
+        sys.executable, ROOT / "recipes/image_mae.py", "--data", folder / "pictures", "--out", folder / name,
+        "--preset", "pico", "--image-size", "32", "--patch-size", "8", "--batch-size", "16", "--workers", "1",
+        "--cache", "none", "--device", "cpu", "--steps", "100000000", "--warmup-steps", "10", "--learning-rate", "1e-4",
         "--log-every", "10", "--validate-every", "100", "--validation-images", "16", "--checkpoint-every", "100",
     ]  # fmt: skip
     environment = {**os.environ, "PYTHONPATH": f"{ROOT}", "OMP_NUM_THREADS": "1"}
-    with (folder / "output").open("wb") as output:
+    with (folder / f"{name}.output").open("wb") as output:
         trainer = subprocess.Popen([str(word) for word in command], stdout=output, stderr=output, env=environment)
         try:
-            looks = look_on(trainer, run / "journal.jsonl", seconds)
+            yield trainer
             trainer.send_signal(signal.SIGTERM)
             code = trainer.wait(timeout=600)
         finally:
             trainer.kill()
             trainer.wait()
     if code != 130:
-        sys.exit(f"the run ended with exit code {code}, not that of an interrupted run:\n{tail(folder / 'output')}")
-    return looks
+        sys.exit(f"a run ended with code {code}, not that of an interrupted one:\n{tail(folder / f'{name}.output')}")
 
 
-def look_on(trainer: "subprocess.Popen[bytes]", journal: Path, seconds: float) -> list[Look]:
+def halt(trainer: "subprocess.Popen[bytes]") -> None:
+    for pid in (trainer.pid, *below(trainer.pid)):
+        os.kill(pid, signal.SIGSTOP)
+
+
+def go_on(trainer: "subprocess.Popen[bytes]") -> None:
+    for pid in (trainer.pid, *below(trainer.pid)):
+        os.kill(pid, signal.SIGCONT)
+
+
+def turn(trainer: "subprocess.Popen[bytes]", journal: Path) -> float:
+    """Samples for each second of processor time while it is the run's turn."""
+    family = [trainer.pid, *below(trainer.pid)]
+    step, cpu = last_step(journal), sum(map(cpu_seconds, family))
+    go_on(trainer)
+    time.sleep(TURN_SECONDS)
+    halt(trainer)
+    return 16.0 * (last_step(journal) - step) / (sum(map(cpu_seconds, family)) - cpu)
+
+
+def look_on(trainer: "subprocess.Popen[bytes]", folder: Path, seconds: float) -> list[Look]:
     looks: list[Look] = []
     began, seen = 0.0, (0, 0.0)
     while not began or time.monotonic() - began < seconds:
         time.sleep(EVERY)
         if trainer.poll() is not None:
-            sys.exit(
-                f"the run ended by itself, with exit code {trainer.returncode}:\n{tail(journal.parents[1] / 'output')}"
-            )
-        step = last_step(journal)
+            sys.exit(f"the run ended by itself, with exit code {trainer.returncode}:\n{tail(folder / 'old.output')}")
+        step = last_step(folder / "old" / "journal.jsonl")
         if not step:
             continue
         began = began or time.monotonic()
@@ -117,7 +153,7 @@ def look_on(trainer: "subprocess.Popen[bytes]", journal: Path, seconds: float) -
         looks.append(
             Look(
                 time.monotonic() - began, megabytes(family[0]), sum(map(megabytes, family[1:])),
-                sum(map(open_files, family)), len(family), seen[1], 16.0 * seen[0], yardstick(),
+                sum(map(open_files, family)), len(family), seen[1], 16.0 * seen[0],
             )
         )  # fmt: skip
     return looks
@@ -181,20 +217,6 @@ def cpu_seconds(pid: int) -> float:
     return sum(map(int, fields[11:15])) / TICKS
 
 
-def yardstick() -> float:
-    """Processor time of products of matrices and of a loop, as training and its Python need both; about 50 ms."""
-    import numpy as np
-
-    began = time.process_time()
-    matrix = np.full((192, 192), 1 / 192, dtype=np.float32)
-    for _ in range(40):
-        matrix = matrix @ matrix
-    total = 0
-    for number in range(100_000):
-        total += number & 7
-    return time.process_time() - began
-
-
 def fit(times: list[float], values: list[float]) -> tuple[float, float, float]:
     """Least squares: slope, its standard error, and the value at the mean time."""
     middle, mean = statistics.fmean(times), statistics.fmean(values)
@@ -202,21 +224,6 @@ def fit(times: list[float], values: list[float]) -> tuple[float, float, float]:
     slope = sum((time - middle) * value for time, value in zip(times, values, strict=True)) / spread
     rest = sum((value - mean - slope * (time - middle)) ** 2 for time, value in zip(times, values, strict=True))
     return slope, (rest / (len(times) - 2) / spread) ** 0.5, mean
-
-
-def speeds(looks: list[Look]) -> tuple[list[float], list[float]]:
-    """Samples for each second of processor time, by the yardstick, minute by minute, and when."""
-    usual = statistics.median(look.yardstick for look in looks)
-    minutes = [list(group) for _, group in itertools.groupby(looks, lambda look: int(look.seconds // 60))]
-    before, when, speed = looks[0], [], []
-    for minute in minutes:
-        last = minute[-1]
-        if last.cpu_seconds > before.cpu_seconds:
-            now = statistics.median(look.yardstick for look in minute)
-            when.append(last.seconds)
-            speed.append((last.samples - before.samples) / (last.cpu_seconds - before.cpu_seconds) * now / usual)
-        before = last
-    return when, speed
 
 
 def judge(looks: list[Look]) -> list[str]:
@@ -236,26 +243,27 @@ def judge(looks: list[Look]) -> list[str]:
     print(f"files   {first} open at the beginning, {last} at the end")
     if last > first:
         faults.append(f"open files rose from {first} to {last}")
-    when, speed = speeds(later)
-    slope, error, mean = fit(when, speed) if len(when) > 2 else (0.0, 0.0, statistics.fmean(speed))
-    change = slope * (when[-1] - when[0]) / mean
-    sticks = [look.yardstick for look in later]
-    slow, _, usual = fit(times, sticks)
-    drift = slow * (times[-1] - times[0]) / usual
-    print(f"machine {1000 * usual:.1f} ms for the yardstick, {drift:+.1%} from beginning to end")
-    print(f"speed   {mean:.1f} samples a second of processor time, {change:+.1%} from beginning to end")
-    if change < -SPEED_LOSS and slope < -ERRORS * error:
-        faults.append(f"the speed fell by {-change:.1%}")
     return faults
 
 
+def judge_speed(old: list[float], fresh: list[float]) -> list[str]:
+    """A sentence where the old run is slower than the fresh one."""
+    now, then = statistics.median(old), statistics.median(fresh)
+    spread = [max(each) / min(each) - 1 for each in (old, fresh)]
+    print(
+        f"speed   {now:.1f} samples a second of processor time, {then:.1f} of a run that has just begun: ratio "
+        f"{now / then:.3f} (medians of {len(old)} turns, which differ by {spread[0]:.0%} and {spread[1]:.0%})"
+    )
+    return [f"it trains at {now / then:.2f} times the speed of a run that has just begun"] * (now < LEAST_SPEED * then)
+
+
 def print_minutes(looks: list[Look]) -> None:
-    print("minute  trainer MB  workers MB  files  processes  samples  processor s  yardstick ms")
+    print("minute  trainer MB  workers MB  files  processes  samples  processor s")
     for minute, group in itertools.groupby(looks, lambda look: int(look.seconds // 60)):
         last = list(group)[-1]
         print(
             f"{minute:6}  {last.trainer_mb:10.1f}  {last.workers_mb:10.1f}  {last.files:5}  {last.processes:9}  "
-            f"{last.samples:7.0f}  {last.cpu_seconds:11.1f}  {1000 * last.yardstick:12.1f}"
+            f"{last.samples:7.0f}  {last.cpu_seconds:11.1f}"
         )
 
 
