@@ -38,9 +38,9 @@ def figure_of_rows(
     height = above + sum(heights) + sum(gaps[: len(heights) - 1]) + below
     figure = Figure(figsize=(width, height), dpi=110)
     FigureCanvasAgg(figure)
+    places = [left + sum(widths[:column]) + gap * column for column in range(len(widths))]
     rows, top = [], height - above
     for tall, space in zip(heights, gaps, strict=True):
-        places = [left + sum(widths[:column]) + gap * column for column in range(len(widths))]
         rows.append(
             [figure.add_axes((x / width, (top - tall) / height, wide / width, tall / height))
              for x, wide in zip(places, widths, strict=True)]

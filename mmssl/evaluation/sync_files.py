@@ -85,7 +85,7 @@ def sync_files(
             if found.answer and found.answer.curve is not None:
                 figure = draw(found, synchroniser.question, figures.file(found.path, ".png"))
                 if len(paths) < FEWEST_IN_TABLE:
-                    tell(str(figure), file=to)
+                    tell(figure, file=to)
             if found.path in targets:
                 after.append(_repair(synchroniser, found, targets[found.path], overwrite, to))
     finally:  # Ctrl-C: what was found so far is kept

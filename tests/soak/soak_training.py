@@ -80,16 +80,16 @@ def watch(folder: Path, seconds: float, pictures: int) -> tuple[list[Look], list
     draw_pictures(folder / "pictures", pictures)
     with started(folder, "old") as old:
         looks = look_on(old, folder, seconds)
-        halt(old)
+        tell_all(old, signal.SIGSTOP)
         with started(folder, "fresh") as fresh:
             until = time.monotonic() + WARMING_UP
             while not last_step(folder / "fresh" / "journal.jsonl") or time.monotonic() < until:
                 time.sleep(1)
-            halt(fresh)
+            tell_all(fresh, signal.SIGSTOP)
             turns = [[turn(run, folder / name / "journal.jsonl") for run, name in ((old, "old"), (fresh, "fresh"))]
                      for _ in range(TURNS)]  # fmt: skip
-            go_on(fresh)
-        go_on(old)
+            tell_all(fresh, signal.SIGCONT)
+        tell_all(old, signal.SIGCONT)
     return looks, *map(list, zip(*turns, strict=True))
 
 
@@ -115,23 +115,24 @@ def started(folder: Path, name: str) -> Iterator["subprocess.Popen[bytes]"]:
         sys.exit(f"a run ended with code {code}, not that of an interrupted one:\n{tail(folder / f'{name}.output')}")
 
 
-def halt(trainer: "subprocess.Popen[bytes]") -> None:
-    for pid in (trainer.pid, *below(trainer.pid)):
-        os.kill(pid, signal.SIGSTOP)
+def family_of(trainer: "subprocess.Popen[bytes]") -> list[int]:
+    """The process and all that it has started."""
+    return [trainer.pid, *below(trainer.pid)]
 
 
-def go_on(trainer: "subprocess.Popen[bytes]") -> None:
-    for pid in (trainer.pid, *below(trainer.pid)):
-        os.kill(pid, signal.SIGCONT)
+def tell_all(trainer: "subprocess.Popen[bytes]", number: signal.Signals) -> None:
+    """SIGSTOP halts a run, SIGCONT lets it go on."""
+    for pid in family_of(trainer):
+        os.kill(pid, number)
 
 
 def turn(trainer: "subprocess.Popen[bytes]", journal: Path) -> float:
     """Samples for each second of processor time while it is the run's turn."""
-    family = [trainer.pid, *below(trainer.pid)]
+    family = family_of(trainer)
     step, cpu = last_step(journal), sum(map(cpu_seconds, family))
-    go_on(trainer)
+    tell_all(trainer, signal.SIGCONT)
     time.sleep(TURN_SECONDS)
-    halt(trainer)
+    tell_all(trainer, signal.SIGSTOP)
     return 16.0 * (last_step(journal) - step) / (sum(map(cpu_seconds, family)) - cpu)
 
 
@@ -146,7 +147,7 @@ def look_on(trainer: "subprocess.Popen[bytes]", folder: Path, seconds: float) ->
         if not step:
             continue
         began = began or time.monotonic()
-        family = [trainer.pid, *below(trainer.pid)]
+        family = family_of(trainer)
         cpu = sum(cpu_seconds(pid) for pid in family)
         if step != seen[0]:
             seen = step, cpu
