@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from mmssl.data.pool import START_METHOD
+from mmssl.data.processes import START_METHOD, beginning, begun
 from mmssl.data.source import FileSource
 from mmssl.errors import LOST_WORKER, LOST_WORKER_REMEDY, UserError
 
@@ -47,13 +47,15 @@ def read_batches(
         pin_memory=pin,
         prefetch_factor=4 if workers else None,
         multiprocessing_context=START_METHOD if workers else None,
-        worker_init_fn=_leave_interrupts,
+        worker_init_fn=_begin,
         # else it draws a seed from torch's generator each time it is begun, and a resumed run begins it once more than
         # one that nobody disturbed: its dropout would differ. Readers draw from (seed, epoch, place) alone.
         generator=torch.Generator(),
     )
     try:
-        yield from loader
+        with beginning():
+            batches = iter(loader)
+        yield from batches
     except RuntimeError as error:
         if not str(error).startswith(LOST_WORKER):
             raise
@@ -81,9 +83,13 @@ def send(batch: Batch, device: torch.device, pin: bool) -> Batch:
     return {key: value.to(device, non_blocking=True) for key, value in ready.items()}
 
 
-def _leave_interrupts(_worker: int) -> None:
-    """A terminal sends Ctrl-C to every process, and torchrun what it ends them with; both are the trainer's to handle,
-    and it needs its workers for that."""
+def _begin(_worker: int) -> None:
+    """What a worker does first.
+
+    A terminal sends Ctrl-C to every process, and torchrun what it ends them with; both are the trainer's to handle, and
+    it needs its workers for that.
+    """
+    begun()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     if "TORCHELASTIC_RUN_ID" in os.environ:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)

@@ -8,7 +8,6 @@ killed from outside, as the kernel does when memory is short, costs nothing at f
 
 import multiprocessing
 import signal
-import sys
 import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
@@ -16,19 +15,19 @@ from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
-from typing import Any, Literal, TypeVar
+from typing import Any, TypeVar
 
 import torch
 
 from mmssl.data.limits import MediaError
+from mmssl.data.processes import START_METHOD, Method, beginning, begun
 from mmssl.errors import UserError
 
 T = TypeVar("T")
-# fork shares what the parent has loaded; elsewhere it is not available or not safe
-Method = Literal["fork", "spawn"]
-START_METHOD: Method = "fork" if sys.platform == "linux" else "spawn"
 _PATIENCE = 2.0
 """A worker is killed after this multiple of the time limit: its own alarm should have rung long before."""
+_BEGIN_SECONDS = 120.0
+"""A worker that is at no file for so long has hung before its first: a spawned one loads torch, which takes seconds."""
 _CHUNK = 64
 _MESSAGE_SECONDS = 0.05
 
@@ -77,9 +76,9 @@ def map_files(
                     if successor is not None:
                         running[successor.pipe] = successor
             for worker in running.values():
-                if worker.stuck_for() > _PATIENCE * seconds and not worker.pipe.poll():
-                    reason = f"decoding took longer than {seconds:g} s and had to be killed"
-                    worker.verdict = MediaError("timeout", reason)
+                verdict = worker.overdue(seconds)
+                if verdict is not None and not worker.pipe.poll():
+                    worker.verdict = verdict
                     worker.process.kill()
     finally:
         for worker in running.values():
@@ -94,20 +93,22 @@ class _Worker:
     place: Any
     """Shared integer: the index it is working on, -1 when none."""
     todo: list[int]
-    seen: tuple[int, float] = (-1, 0.0)
-    """An index it was found working on, and since when."""
+    seen: tuple[int, float] | None = None
+    """The index it was found at (-1 when none) since its last message, and since when."""
     alive: bool = True
     verdict: MediaError | None = None
     """Why the file it is at will fail if it dies now; None when it dies of itself."""
 
-    def stuck_for(self) -> float:
-        """Seconds since it was first found at the index it is still at; 0 while it is at none."""
-        now = time.monotonic()
-        if self.place.value < 0:
-            return 0.0
-        if self.place.value != self.seen[0]:
-            self.seen = (self.place.value, now)
-        return now - self.seen[1]
+    def overdue(self, seconds: float) -> MediaError | None:
+        """Why it must be killed: it has been at one file for too long, or at none before its first."""
+        now, place = time.monotonic(), self.place.value
+        if self.seen is None or place != self.seen[0]:
+            self.seen = (place, now)
+        if now - self.seen[1] <= (_BEGIN_SECONDS if place < 0 else _PATIENCE * seconds):
+            return None
+        if place < 0:
+            return MediaError("timeout", f"a worker process did not begin within {_BEGIN_SECONDS:g} s")
+        return MediaError("timeout", f"decoding took longer than {seconds:g} s and had to be killed")
 
 
 @dataclass
@@ -122,7 +123,8 @@ def _start(function: Callable[[int], Any], todo: list[int], method: Method) -> _
     ours, theirs = context.Pipe()
     place = context.RawValue("q", -1)
     process = context.Process(target=_work, args=(function, theirs, place), daemon=True)
-    process.start()
+    with beginning():
+        process.start()
     theirs.close()
     with suppress(OSError):  # killed already: found when its end is received
         ours.send(todo)
@@ -145,6 +147,8 @@ def _receive(worker: _Worker, killed: set[int]) -> Iterator[tuple[int, Any]]:
         if code == -getattr(signal, "SIGKILL", 9) and worker.verdict is None and culprit not in killed:
             killed.add(culprit)
             return
+        if culprit < 0 and worker.verdict is not None:
+            raise UserError(f"{worker.verdict.reason}: is the machine overloaded? Give fewer --workers, or 0") from None
         if culprit < 0 and code < 0:
             raise UserError(
                 f"a worker process was killed ({how}) twice: is memory short? Give fewer --workers"
@@ -154,6 +158,7 @@ def _receive(worker: _Worker, killed: set[int]) -> Iterator[tuple[int, Any]]:
         worker.todo.remove(culprit)  # what else it had done and not sent will be done again
         yield culprit, worker.verdict or MediaError("broken", f"the decoder crashed ({how})")
         return
+    worker.seen = None
     for index, result in results:
         worker.todo.remove(index)
         if isinstance(result, _Raised):
@@ -185,6 +190,7 @@ def _attempt(function: Callable[[int], T], index: int) -> T | MediaError:
 
 
 def _work(function: Callable[[int], Any], pipe: Connection, place: Any) -> None:
+    begun()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
     torch.set_num_threads(1)
     while todo := pipe.recv():
