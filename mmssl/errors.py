@@ -13,15 +13,21 @@ INTERRUPTED = 130
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 """Error numbers of a disk, or of somebody's share of it, that takes no more."""
-LOST_WORKER = "DataLoader worker"
-"""How torch begins to say that a process of its loader has died; it says so wherever the trainer is just then."""
-LOST_WORKER_REMEDY = "is memory short? Give fewer --workers, and go on with --resume"
 FORBIDDEN = (errno.EACCES, errno.EPERM, errno.EROFS)
 """Error numbers of what may not be read or written."""
 
 
 class UserError(ValueError):
     """Something the user can put right. The message names the file or value and says what to do."""
+
+
+def lost_worker(error: RuntimeError) -> str | None:
+    """The sentence for a process of torch's loader that has died; None when the error is another."""
+    # how torch begins to say it, wherever the trainer is just then
+    if not str(error).startswith("DataLoader worker"):
+        return None
+    said = str(error).splitlines()[0].rstrip(". ")
+    return f"{said}: is memory short? Give fewer --workers, and go on with --resume"
 
 
 @contextmanager
@@ -40,9 +46,10 @@ def one_sentence_errors() -> Iterator[None]:
         tell("interrupted", file=sys.stderr)
         raise SystemExit(INTERRUPTED) from None
     except RuntimeError as error:
-        if not str(error).startswith(LOST_WORKER):
+        sentence = lost_worker(error)
+        if sentence is None:
             raise
-        tell(f"error: {str(error).splitlines()[0].rstrip('. ')}: {LOST_WORKER_REMEDY}", file=sys.stderr)
+        tell(f"error: {sentence}", file=sys.stderr)
         raise SystemExit(2) from None
     except OSError as error:
         if error.errno in FULL:

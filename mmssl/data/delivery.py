@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from mmssl.data.processes import START_METHOD, beginning, begun
 from mmssl.data.source import FileSource
-from mmssl.errors import LOST_WORKER, LOST_WORKER_REMEDY, UserError
+from mmssl.errors import UserError, lost_worker
 
 Batch = dict[str, Tensor]
 
@@ -57,9 +57,10 @@ def read_batches(
             batches = iter(loader)
         yield from batches
     except RuntimeError as error:
-        if not str(error).startswith(LOST_WORKER):
+        sentence = lost_worker(error)
+        if sentence is None:
             raise
-        raise UserError(f"{str(error).splitlines()[0].rstrip('. ')}: {LOST_WORKER_REMEDY}") from None
+        raise UserError(sentence) from None
 
 
 def delivered(result: "Batch | Failure", source: FileSource) -> Batch:

@@ -9,7 +9,8 @@ import torch
 
 from mmssl.errors import UserError
 from mmssl.evaluation.grid import figure_of_rows, title
-from mmssl.evaluation.spectrogram import HIT, MISS, printable
+from mmssl.evaluation.spectrogram import HIT, MISS
+from mmssl.terminal import printable
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -7,6 +7,7 @@ import numpy as np
 
 from mmssl.evaluation.grid import figure_of_rows, title
 from mmssl.evaluation.revealed_audio import NEAR_RANKS, Codes, Ranks, RevealedClip
+from mmssl.terminal import printable
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -94,8 +95,3 @@ def _draw_ranks(axes: "Axes", clip: RevealedClip, ranks: Ranks) -> None:
     axes.set_ylabel("cosine", fontsize=8)
     for side in ("top", "right"):
         axes.spines[side].set_visible(False)
-
-
-def printable(name: str) -> str:
-    """A file's name as a font can show it."""
-    return "".join(letter if letter.isprintable() else "?" for letter in name.encode("utf-8", "replace").decode())

@@ -131,7 +131,7 @@ def draw(measurement: Measurement, question: Question, file: Path) -> Path:
     else:
         for axes in (left, right):
             axes.set_axis_off()
-    title = _wrapped(f"{_printable(measurement.path.name)}: {measurement.sentence}", 120)
+    title = _wrapped(f"{printable(measurement.path.name)}: {measurement.sentence}", 120)
     figure.suptitle(title, x=0.01, ha="left", fontsize=10, parse_math=False)
     file.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(file)
@@ -182,10 +182,6 @@ def _draw_course(axes: "Axes", found: Answer, question: Question) -> None:
     axes.set_xlabel("seconds (each dot is one second by itself, pale where unsure)", fontsize=9)
     axes.set_ylabel("offset in ms", fontsize=9)
     axes.tick_params(labelsize=8)
-
-
-def _printable(name: str) -> str:
-    return name.encode("utf-8", "backslashreplace").decode()
 
 
 def _wrapped(text: str, width: int) -> str:
