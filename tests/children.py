@@ -6,13 +6,18 @@ import traceback
 from collections.abc import Callable
 from pathlib import Path
 
+from mmssl.data.processes import beginning, begun
+
 
 def fork(work: Callable[[], object], errors: Path | None = None) -> int:
     """Start ``work`` in a child; returns its pid. The exit code is that of a SystemExit, 0, or 70 after a traceback.
 
     ``errors``: the file that gets its standard error; its standard output is dropped then.
     """
-    pid = os.fork()
+    with beginning():
+        pid = os.fork()
+        if not pid:
+            begun()
     if pid:
         return pid
     code = 70

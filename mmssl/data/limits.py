@@ -7,12 +7,14 @@ is killed from outside when files are read by :mod:`mmssl.data.pool` with worker
 """
 
 import _signal  # pyright: ignore[reportMissingImports]  # signal.signal adds enums: 40 µs after a decoder has run
+import contextlib
 import os
 import signal
 import stat
 import threading
 import time
 import warnings
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -110,6 +112,20 @@ class time_limit:  # noqa: N801, a with statement; generators would cost more th
         outer, interval = self._outer
         if outer:  # somebody else's timer was running: let it go on
             signal.setitimer(signal.ITIMER_REAL, max(outer - (time.monotonic() - self._started), 1e-3), interval)
+
+
+@contextlib.contextmanager
+def untimed() -> Iterator[None]:
+    """The clock of a time limit around the block stands still: a library that is being loaded is no fault of the file.
+
+    Nor could it be used again after an alarm that rang while it was half loaded.
+    """
+    left, interval = signal.setitimer(signal.ITIMER_REAL, 0) if hasattr(signal, "setitimer") else (0.0, 0.0)
+    try:
+        yield
+    finally:
+        if left:
+            signal.setitimer(signal.ITIMER_REAL, left, interval)
 
 
 class guarded:  # noqa: N801

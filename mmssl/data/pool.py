@@ -7,7 +7,9 @@ killed from outside, as the kernel does when memory is short, costs nothing at f
 """
 
 import multiprocessing
+import os
 import signal
+import sys
 import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
@@ -17,8 +19,6 @@ from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from typing import Any, TypeVar
 
-import torch
-
 from mmssl.data.limits import MediaError
 from mmssl.data.processes import START_METHOD, Method, beginning, begun
 from mmssl.errors import UserError
@@ -27,7 +27,7 @@ T = TypeVar("T")
 _PATIENCE = 2.0
 """A worker is killed after this multiple of the time limit: its own alarm should have rung long before."""
 _BEGIN_SECONDS = 120.0
-"""A worker that is at no file for so long has hung before its first: a spawned one loads torch, which takes seconds."""
+"""A worker at no file for so long has hung before its first: a spawned one loads its modules, which takes seconds."""
 _CHUNK = 64
 _MESSAGE_SECONDS = 0.05
 
@@ -192,7 +192,7 @@ def _attempt(function: Callable[[int], T], index: int) -> T | MediaError:
 def _work(function: Callable[[int], Any], pipe: Connection, place: Any) -> None:
     begun()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
-    torch.set_num_threads(1)
+    _work_alone()
     while todo := pipe.recv():
         results: list[tuple[int, Any]] = []
         sent = time.monotonic()
@@ -210,3 +210,10 @@ def _work(function: Callable[[int], Any], pipe: Connection, place: Any) -> None:
         place.value = -1
         if results:
             pipe.send(results)
+
+
+def _work_alone() -> None:
+    """One thread for torch, since there is a worker for every core. It is not loaded for that, which takes seconds."""
+    os.environ["OMP_NUM_THREADS"] = "1"  # should it be loaded later
+    if "torch" in sys.modules:
+        sys.modules["torch"].set_num_threads(1)

@@ -15,9 +15,9 @@ from functools import lru_cache
 from typing import Any
 
 import numpy as np
-import torch
 from jaxtyping import Float32
 
+from mmssl.data.limits import untimed
 from mmssl.errors import UserError
 
 MOST_PHASES = 640
@@ -51,14 +51,18 @@ def margin_periods(down: int, up: int) -> int:
 @lru_cache(maxsize=16)
 def _resampler(down: int, up: int) -> Any:
     try:
-        from torchaudio.transforms import Resample
+        with untimed():
+            from torchaudio.transforms import Resample
     except ImportError:
         raise UserError("torchaudio is needed to change the sample rate: pip install 'mmssl[audio]'") from None
     return Resample(down, up, lowpass_filter_width=_ZERO_CROSSINGS, rolloff=_ROLLOFF)
 
 
 def _resample(frames: Float32[np.ndarray, " frame"], down: int, up: int) -> Float32[np.ndarray, " sample"]:
-    return _resampler(down, up)(torch.from_numpy(np.ascontiguousarray(frames))).numpy()
+    resampler = _resampler(down, up)  # loads torch, which takes seconds; a worker may need it for nothing else
+    import torch
+
+    return resampler(torch.from_numpy(np.ascontiguousarray(frames))).numpy()
 
 
 def resample_segment(

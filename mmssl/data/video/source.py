@@ -27,7 +27,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from jaxtyping import Int16, Int64, UInt8
 
 from mmssl.data.audio.header import VIDEO
@@ -169,6 +168,8 @@ class ClipSource(FileSource):
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         """A whole clip as tensors. Raises UserError naming the file where there is none."""
+        import torch  # takes seconds; a worker that decodes videos does without it
+
         clip = self.clip(index)
         return {
             "id": index, "clip": index, "video": torch.from_numpy(np.array(clip.video)),

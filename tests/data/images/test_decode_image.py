@@ -15,7 +15,7 @@ from PIL import Image, features
 from mmssl.data.images import decode
 from mmssl.data.images.decode import Header, decode_image, read_header
 from mmssl.data.images.jpeg import read_jpeg_header
-from mmssl.data.limits import Limits, MediaError, time_limit
+from mmssl.data.limits import Limits, MediaError, time_limit, untimed
 
 COLOUR = smooth(21, 34, seed=1)
 GREY = COLOUR[..., 0]
@@ -224,6 +224,15 @@ def test_the_time_limit_interrupts_and_leaves_other_alarms_alone(monkeypatch: py
     finally:
         signal.setitimer(signal.ITIMER_REAL, *outer)
         signal.signal(signal.SIGALRM, before)
+
+
+def test_the_clock_stands_still_while_a_library_is_loaded() -> None:
+    with time_limit(0.2):
+        with untimed():
+            time.sleep(0.4)
+        assert 0.1 < signal.getitimer(signal.ITIMER_REAL)[0] <= 0.2
+        with pytest.raises(MediaError, match=r"took longer than 0\.2 s"):
+            time.sleep(5)
 
 
 def test_no_time_limit_but_decoding_in_a_thread() -> None:

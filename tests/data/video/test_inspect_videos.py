@@ -1,6 +1,8 @@
 """What `mmssl inspect` says of videos made to be odd in known ways."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -71,6 +73,16 @@ def test_the_command_looks_at_videos_as_videos_and_at_their_sound_on_request(fol
     assert "mute.mov: it has no sound track" in said
     cli.main(["inspect", str(folder), "--kind", "audio"])
     assert "recordings 10, of which 2 cannot be used" in " ".join(capsys.readouterr().out.split())
+
+
+def test_a_process_that_decodes_does_without_torch(folder: Path) -> None:
+    """It is spawned, and would load torch for seconds, which it needs only where sound is resampled."""
+    script = (
+        "import sys; from mmssl.data.video.inspect import inspect_video\n"
+        "assert inspect_video(sys.argv[1], workers=0)['readable'] == 8\n"
+        "assert 'torch' not in sys.modules\n"
+    )
+    subprocess.run([sys.executable, "-c", script, str(folder)], check=True)
 
 
 def test_which_kind(tmp_path: Path) -> None:
