@@ -17,6 +17,8 @@ demo: .venv/ready
 		--parts images text speech sync --sweeps --labels colour shape
 	@echo "one principle, four modalities, on one page: runs/demo/report.html"
 
+# compiled modules are kept, whatever the environment says: the tests start dozens of processes
+test: export PYTHONDONTWRITEBYTECODE :=
 test: .venv/ready
 	$(BIN)/python -m pytest -q -n auto --dist loadfile
 

@@ -8,6 +8,7 @@ import inspect
 import os
 from collections.abc import Callable, Generator
 from types import FunctionType
+from typing import Any
 
 # before torch is loaded, here and in the processes that tests start: small tensors gain nothing from threads, which
 # wait for each other tens of times longer than they compute where the cores are shared
@@ -37,13 +38,17 @@ def jaxtyped(function: object = None, *, typechecker: Callable) -> object:
         return shape_checks(function, typechecker=typechecker)
     hints = list(getattr(function, "__annotations__", {}).values())
     shapes = "jaxtyping" in repr(hints) or any(isinstance(hint, str) for hint in hints)
-    checked = shape_checks(function, typechecker=typechecker) if shapes else beartype(function)
+    checked: Any = None  # made when first called: most functions are not, in most processes
 
     @functools.wraps(function)
     def call(*positional: object, **named: object) -> object:
+        nonlocal checked
         count = calls[function] = calls.get(function, 0) + 1
-        passes = count > CHECKED_CALLS and count % CHECKED_AFTERWARDS
-        return (function if passes or jaxtyping.config.jaxtyping_disable else checked)(*positional, **named)
+        if jaxtyping.config.jaxtyping_disable or (count > CHECKED_CALLS and count % CHECKED_AFTERWARDS):
+            return function(*positional, **named)
+        if checked is None:
+            checked = shape_checks(function, typechecker=typechecker) if shapes else beartype(function)
+        return checked(*positional, **named)
 
     return call
 

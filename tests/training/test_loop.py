@@ -3,7 +3,9 @@
 import dataclasses
 import json
 import math
+import os
 import random
+import resource
 import shutil
 import signal
 import subprocess
@@ -13,9 +15,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from children import fork
 from tiny import COUNT, DEFAULTS, Config, Pictures, make_trainer, tiny_predictor, train
 
-from mmssl.errors import UserError
+from mmssl.errors import UserError, one_sentence_errors
 from mmssl.predictors import load_predictor
 from mmssl.predictors.base import outcome_of
 from mmssl.training.journal import Journal, read_journal
@@ -84,18 +87,17 @@ def test_killed_process_resumes_bit_exactly(tmp_path):
 
     At many random moments, and at those that hurt, in tests/faults.
     """
-    flags = ["--steps", "60", "--delay", "0.005", "--checkpoint-every", "7"]
+    changes = {"steps": 60, "delay": 0.005, "checkpoint_every": 7}
     whole, killed = tmp_path / "whole", tmp_path / "killed"
-    subprocess.run([sys.executable, SCRIPT, "--out", whole, *flags], check=True, capture_output=True, timeout=120)
+    train(whole, **changes)
+    flags = [word for name, value in changes.items() for word in (f"--{name.replace('_', '-')}", str(value))]
     first = subprocess.Popen([sys.executable, SCRIPT, "--out", killed, *flags], stdout=subprocess.PIPE)
     assert first.stdout.readline() == b"started\n"
     time.sleep(random.Random(0).uniform(0.02, 0.25))
     first.send_signal(signal.SIGKILL)
     first.communicate()
     assert first.returncode == -signal.SIGKILL
-    again = [sys.executable, SCRIPT, "--out", killed, "--resume"]
-    done = subprocess.run(again, capture_output=True, text=True, timeout=120)
-    assert done.returncode == 0, done.stderr
+    train(killed, resume=True, **changes)
     assert_same_run(whole, killed)
 
 
@@ -280,25 +282,24 @@ def test_checkpoint_by_time(tmp_path):
 def test_full_disk_while_saving_loses_nothing(tmp_path):
     """A real write failure: the process may not write files larger than a limit that the next checkpoint exceeds."""
     run = tmp_path / "run"
-    program = (
-        "import resource, sys, torch; sys.path.insert(0, sys.argv[1]); from tiny import *; torch.set_num_threads(1)\n"
-        "from mmssl.errors import one_sentence_errors\n"
-        "from pathlib import Path\n"
-        "with one_sentence_errors():\n"
-        "    trainer, _ = make_trainer(Config(**{'out': Path(sys.argv[2]), **DEFAULTS}))\n"
-        "    save = trainer.save\n"
-        "    def limited():\n"
-        "        if trainer.step == 8: resource.setrlimit(resource.RLIMIT_FSIZE, (20000, 20000))\n"
-        "        save()\n"
-        "    trainer.save = limited\n"
-        "    trainer.fit()\n"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", program, str(SCRIPT.parent), str(run)], capture_output=True, text=True, timeout=120
-    )
-    assert done.returncode == 2
-    assert "Traceback" not in done.stderr
-    assert done.stderr.startswith("error: ")
+
+    def fill() -> None:
+        with one_sentence_errors():
+            trainer, _ = make_trainer(Config(out=run, **DEFAULTS))
+            save = trainer.save
+
+            def limited() -> None:
+                if trainer.step == 8:
+                    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
+                save()
+
+            trainer.save = limited
+            trainer.fit()
+
+    child = fork(fill, errors=tmp_path / "said")
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 2
+    assert (tmp_path / "said").read_text().startswith("error: ")
+    assert "Traceback" not in (tmp_path / "said").read_text()
     assert sorted(path.name for path in (run / "checkpoints").iterdir()) == ["latest", "step-00000004"]
     train(run, resume=True)
     train(tmp_path / "whole")
