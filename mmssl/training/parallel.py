@@ -6,6 +6,7 @@ send no gradients.
 """
 
 import inspect
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
@@ -152,6 +153,8 @@ class Sharded(Alone):
 
 def spread(predictor: Predictor, config: RunConfig) -> Alone:
     """Prepare a predictor for training by the processes there are, as ``config.parallel`` says."""
+    if config.compile:  # masks remember tables that follow from numbers alone: safe to trace, and nothing to be told of
+        warnings.filterwarnings("ignore", "Dynamo detected a call to a `functools.lru_cache`")
     if not launched():
         return Alone(predictor, config)
     return Sharded(predictor, config) if config.parallel == "fsdp" else Replicated(predictor, config)
