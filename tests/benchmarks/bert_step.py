@@ -3,6 +3,7 @@
     python tests/benchmarks/bert_step.py --config small
     python tests/benchmarks/bert_step.py --config small --grouped
     python tests/benchmarks/bert_step.py --config base --rounds 5
+    python tests/benchmarks/bert_step.py --config base --batch-size 256 --precision bf16 [--compile]    # on a GPU
 
 A step draws masks, runs forward and backward and takes an AdamW step (fused, for everybody). Texts have lognormal
 lengths between 10 and 128 tokens, median 40. ``bert`` is ``BertForMaskedLM`` with the public collator, which pads each
@@ -25,7 +26,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from harness import Stopwatch, add_arguments, compare, prepare
+from harness import Step, prepare
+from steps import add_step_arguments, print_table, trainable
 from torch import Tensor, nn
 
 from mmssl.nn import TransformerConfig
@@ -81,19 +83,9 @@ def our_batch(rows: list[Tensor], number: int) -> dict[str, Tensor]:
     return {"id": ids, "epoch": torch.zeros_like(ids), "token": token, "word": word, "length": length}
 
 
-def trainable(model: nn.Module, loss: Callable[[], Tensor]) -> Callable[[], None]:
-    """One optimizer step."""
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-5, fused=True)
-
-    def step() -> None:
-        loss().backward()
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
-
-    return step
-
-
-def our_step(model: MaskedLanguageModel, data: list[list[Tensor]], device: torch.device) -> Callable[[], None]:
+def our_step(
+    model: MaskedLanguageModel, data: list[list[Tensor]], device: torch.device, arguments: argparse.Namespace
+) -> Step:
     """Masks are drawn inside the model; batches are put together in the step, as the peers' are."""
     stream = itertools.cycle(enumerate(data))
 
@@ -101,10 +93,12 @@ def our_step(model: MaskedLanguageModel, data: list[list[Tensor]], device: torch
         number, rows = next(stream)
         return model({name: value.to(device) for name, value in our_batch(rows, number).items()})["loss"]
 
-    return trainable(model, loss)
+    return trainable(model, loss, arguments)
 
 
-def peer_step(model: nn.Module, data: list[list[Tensor]], collate: Callable, device: torch.device) -> Callable:
+def peer_step(
+    model: nn.Module, data: list[list[Tensor]], collate: Callable, device: torch.device, arguments: argparse.Namespace
+) -> Step:
     """transformers' model behind transformers' collator."""
     stream = itertools.cycle(data)
 
@@ -112,7 +106,7 @@ def peer_step(model: nn.Module, data: list[list[Tensor]], collate: Callable, dev
         batch = collate([{"input_ids": row, "attention_mask": torch.ones_like(row)} for row in next(stream)])
         return model(**{name: value.to(device) for name, value in batch.items()}).loss
 
-    return trainable(model, loss)
+    return trainable(model, loss, arguments)
 
 
 def collator() -> Callable:
@@ -162,7 +156,7 @@ def check(model: MaskedLanguageModel, bert: nn.Module, rows: list[Tensor]) -> No
     bert.zero_grad(set_to_none=True)
 
 
-def whole_pass(step: Callable[[], None], count: int) -> Callable[[], None]:
+def whole_pass(step: Step, count: int) -> Step:
     """All batches once: what is timed must be the same texts for everybody."""
 
     def turn() -> None:
@@ -192,11 +186,12 @@ def main() -> None:
     parser.add_argument("--config", choices=SHAPES, default="small")
     parser.add_argument("--grouped", action="store_true", help="batches of similar length")
     parser.add_argument("--batches", type=int, default=6, help="a turn goes through these once, whoever takes it")
-    add_arguments(parser)
+    add_step_arguments(parser)
     arguments = parser.parse_args()
     device = prepare(arguments)
 
     dim, depth, heads, size = SHAPES[arguments.config]
+    size = arguments.batch_size or size
     shape = TransformerConfig(dim, depth, heads, 4 * dim, norm="post", norm_epsilon=1e-12)
     torch.manual_seed(0)
     model = MaskedLanguageModel(
@@ -213,14 +208,13 @@ def main() -> None:
     )
     collate = collator()
     steps = {
-        "bert": peer_step(bert, data, collate, device),
-        "modernbert, sparse": peer_step(modernbert(shape, device), data, collate, device),
-        "ours": our_step(model, data, device),
+        "bert": peer_step(bert, data, collate, device, arguments),
+        "modernbert, sparse": peer_step(modernbert(shape, device), data, collate, device, arguments),
+        "ours": our_step(model, data, device, arguments),
     }
     cases = {name: whole_pass(step, len(data)) for name, step in steps.items()}
     flops = useful_flops(shape, tokens / (len(data) * size))
-    compare(cases, Stopwatch(device, arguments.clock), arguments.rounds, arguments.seconds, tokens,
-            dict.fromkeys(cases, flops), ("bert", "modernbert, sparse"))  # fmt: skip
+    print_table(cases, arguments, device, tokens, dict.fromkeys(cases, flops), ("bert", "modernbert, sparse"))
 
 
 if __name__ == "__main__":

@@ -114,16 +114,18 @@ def compare(
     items: int,
     useful_flops: Mapping[str, float],
     baselines: tuple[str, ...],
+    dtype: torch.dtype = torch.float32,
 ) -> None:
     """Time the cases and print a table: items/s, share of the matmul peak, and ratios against each baseline.
 
-    ``items`` are worked on in a step; ``useful_flops`` says what one of them needs. The last column is against the
-    fastest baseline of each round. The peak is read before every round, and the best reading counts.
+    ``items`` are worked on in a step; ``useful_flops`` says what one of them needs, ``dtype`` in which type most of it
+    is computed. The last column is against the fastest baseline of each round. The peak is read before every round, and
+    the best reading counts.
     """
-    peaks, seen = [matmul_peak(stopwatch)], []
+    peaks, seen = [matmul_peak(stopwatch, dtype)], []
     for timings in alternate(cases, stopwatch, rounds, seconds):
         seen.append(timings)
-        peaks.append(matmul_peak(stopwatch))
+        peaks.append(matmul_peak(stopwatch, dtype))
     peak = max(peaks)
     print(f"matmul peak {peak / 1e9:.1f} GFLOP/s; ratios: median over {rounds} rounds [lowest, highest]")
     head = "".join(f"{'x ' + name:>26}" for name in baselines)

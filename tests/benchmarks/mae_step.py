@@ -2,6 +2,7 @@
 
     python tests/benchmarks/mae_step.py --config small
     python tests/benchmarks/mae_step.py --config vit_s --rounds 5
+    python tests/benchmarks/mae_step.py --config vit_b --batch-size 256 --precision bf16 [--compile]    # on a GPU
 
 A step draws masks, runs forward and backward and takes an AdamW step (fused, for everybody). Weights are copied from
 ours into the peers; before anything is timed, all compute the loss of one batch with the same mask, and the script
@@ -20,7 +21,8 @@ from dataclasses import dataclass, replace
 from functools import partial
 
 import torch
-from harness import Stopwatch, add_arguments, compare, prepare
+from harness import Step, prepare
+from steps import add_step_arguments, print_table, trainable
 from torch import Tensor, nn
 
 from mmssl.masking import MaskPlan
@@ -52,6 +54,8 @@ SETTINGS = {
         MaskedAutoencoderConfig((224, 224), (16, 16), transformer.base(), TransformerConfig(512, 8, 16, 2048)), 64
     ),
 }
+
+ADAMW = {"learning_rate": 1.5e-4, "weight_decay": 0.05}
 
 Loss = Callable[[Tensor], Tensor]
 """Loss of a peer from the plan of visible and hidden patches; None in its place: draw a mask of its own."""
@@ -278,35 +282,21 @@ def check(name: str, ours: MaskedAutoencoder, batch: dict[str, Tensor], model: n
     model.zero_grad()
 
 
-def stepper(model: nn.Module, loss: Callable[[], Tensor]) -> Callable[[], None]:
-    """Loss, gradients, AdamW."""
-    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    optimizer = torch.optim.AdamW(parameters, lr=1.5e-4, betas=(0.9, 0.95), weight_decay=0.05, fused=True)
-
-    def step() -> None:
-        loss().backward()
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
-
-    return step
-
-
-def our_stepper(model: MaskedAutoencoder, batch: dict[str, Tensor]) -> Callable[[], None]:
-    """As :func:`stepper`, with a new epoch, so new masks, each time."""
+def our_step(model: MaskedAutoencoder, batch: dict[str, Tensor], arguments: argparse.Namespace) -> Step:
+    """With a new epoch, so new masks, each time."""
 
     def loss() -> Tensor:
         batch["epoch"] = batch["epoch"] + 1
         return model(batch)["loss"]
 
-    return stepper(model.train(), loss)
+    return trainable(model.train(), loss, arguments, **ADAMW)
 
 
 def main() -> None:
     """Check, time, print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--config", choices=list(SETTINGS), default="small")
-    parser.add_argument("--batch-size", type=int)
-    add_arguments(parser)
+    add_step_arguments(parser)
     arguments = parser.parse_args()
     device = prepare(arguments)
     setting = SETTINGS[arguments.config]
@@ -328,17 +318,20 @@ def main() -> None:
             print(f"left out   {name}: {error}")
             continue
         check(name, exact.train(), batch, model.train(), loss)
-        peers[name] = stepper(model, partial(loss, None))
+        if arguments.compile and isinstance(model, nn.ModuleDict):
+            print(f"left out   {name}: parts that are not called as a whole, so not compiled either")
+            continue
+        peers[name] = trainable(model, partial(loss, None), arguments, **ADAMW)
     cross = MaskedAutoencoder(replace(setting.model, architecture="cross_mae")).to(device)
     cases = {
-        "mmssl": our_stepper(exact, copy.copy(batch)),
-        "mmssl cross_mae (other loss)": our_stepper(cross, copy.copy(batch)),
+        "mmssl": our_step(exact, copy.copy(batch), arguments),
+        "mmssl cross_mae (other loss)": our_step(cross, copy.copy(batch), arguments),
         **peers,
     }
     flops = dict.fromkeys(cases, useful_flops(exact.config))
     flops["mmssl cross_mae (other loss)"] = useful_flops(cross.config)
-    print(f"config     {arguments.config}, batch {size}; {flops['mmssl'] / 1e9:.2f} useful GFLOP an image", end="; ")
-    compare(cases, Stopwatch(device, arguments.clock), arguments.rounds, arguments.seconds, size, flops, tuple(peers))
+    print(f"config     {arguments.config}, batch {size}; {flops['mmssl'] / 1e9:.2f} useful GFLOP an image")
+    print_table(cases, arguments, device, size, flops, tuple(peers))
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@
     python tests/benchmarks/wav2vec2_step.py --config small512 --threads 1 --clock cpu
     python tests/benchmarks/wav2vec2_step.py --config base --threads 1 --clock cpu --rounds 5
     python tests/benchmarks/wav2vec2_step.py --config small --varied --threads 1 --clock cpu
+    python tests/benchmarks/wav2vec2_step.py --config base --batch-size 32 --precision bf16 [--compile]    # on a GPU
 
 A step draws masks and negatives, runs forward and backward and takes an AdamW step (fused, for everybody), without
 dropout. The peer draws with its own samplers, ``_compute_mask_indices`` and ``_sample_negative_indices``: spans of 10
@@ -19,12 +20,12 @@ weights, masks, negatives and codes, and the script stops where it differs by mo
 import argparse
 import itertools
 import sys
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import torch
-from harness import Stopwatch, add_arguments, compare, prepare
+from harness import Step, prepare
+from steps import add_step_arguments, print_table, trainable
 from torch import Tensor, nn
 
 from mmssl.interchange.wav2vec2.parity import negatives_of
@@ -60,19 +61,7 @@ def recordings(size: int, varied: bool) -> list[dict[str, Tensor]]:
     return made
 
 
-def trainable(model: nn.Module, loss: Callable[[], Tensor]) -> Callable[[], None]:
-    """One optimizer step."""
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-5, fused=True)
-
-    def step() -> None:
-        loss().backward()
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
-
-    return step
-
-
-def our_step(model: Wav2Vec2, batches: list[dict[str, Tensor]]) -> Callable[[], None]:
+def our_step(model: Wav2Vec2, batches: list[dict[str, Tensor]], arguments: argparse.Namespace) -> Step:
     """Everything is drawn inside the model; each batch gets a new epoch, so that no mask comes twice."""
     stream = zip(itertools.cycle(batches), itertools.count(), strict=False)
 
@@ -80,10 +69,10 @@ def our_step(model: Wav2Vec2, batches: list[dict[str, Tensor]]) -> Callable[[], 
         batch, number = next(stream)
         return model(batch | {"epoch": batch["epoch"] + number})["loss"]
 
-    return trainable(model, loss)
+    return trainable(model, loss, arguments)
 
 
-def peer_step(model: nn.Module, batches: list[dict[str, Tensor]], varied: bool) -> Callable[[], None]:
+def peer_step(model: nn.Module, batches: list[dict[str, Tensor]], arguments: argparse.Namespace) -> Step:
     """transformers' model behind transformers' samplers."""
     from transformers.models.wav2vec2.modeling_wav2vec2 import _compute_mask_indices, _sample_negative_indices
 
@@ -94,7 +83,7 @@ def peer_step(model: nn.Module, batches: list[dict[str, Tensor]], varied: bool) 
         audio = batch["audio"]
         attention, inner = None, None
         shape = (len(audio), int(model._get_feat_extract_output_lengths(audio.shape[1])))
-        if varied:
+        if arguments.varied:
             attention = (torch.arange(audio.shape[1]) < batch["length"][:, None].to("cpu")).long().to(audio.device)
             inner = model._get_feature_vector_attention_mask(shape[1], attention)
         probability = start_probability(FRACTION, SPAN) * SPAN
@@ -106,7 +95,7 @@ def peer_step(model: nn.Module, batches: list[dict[str, Tensor]], varied: bool) 
         )
         return output.loss / hidden.sum()
 
-    return trainable(model, loss)
+    return trainable(model, loss, arguments)
 
 
 def check(model: Wav2Vec2, peer: nn.Module, batch: dict[str, Tensor]) -> None:
@@ -132,7 +121,7 @@ def check(model: Wav2Vec2, peer: nn.Module, batch: dict[str, Tensor]) -> None:
         one.train()
 
 
-def whole_pass(step: Callable[[], None]) -> Callable[[], None]:
+def whole_pass(step: Step) -> Step:
     """All batches once: what is timed must be the same recordings for everybody."""
 
     def turn() -> None:
@@ -180,7 +169,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--config", choices=list(SHAPES), default="small")
     parser.add_argument("--varied", action="store_true", help="recordings of 2 to 6 seconds")
-    add_arguments(parser)
+    add_step_arguments(parser)
     arguments = parser.parse_args()
     device = prepare(arguments)
     torch.manual_seed(0)
@@ -189,8 +178,8 @@ def main() -> None:
     mel = replace(config, encoder=replace(config.encoder, front_end=MelConfig(stack=2)))
     peer = copy_to_wav2vec2(model, transformers).to(device).train()
     check(model, peer, {name: value.to(device) for name, value in recordings(2, False)[0].items()})
-    batches = [{name: value.to(device) for name, value in batch.items()}
-               for batch in recordings(SHAPES[arguments.config][-1], arguments.varied)]  # fmt: skip
+    made = recordings(arguments.batch_size or SHAPES[arguments.config][-1], arguments.varied)
+    batches = [{name: value.to(device) for name, value in batch.items()} for batch in made]
     seconds = sum(float(batch["length"].sum()) for batch in batches) / RATE
     padded = sum(batch["audio"].numel() for batch in batches) / RATE
     print(
@@ -198,14 +187,13 @@ def main() -> None:
     )
     other = Wav2Vec2(mel).to(device).train()
     steps = {
-        "transformers": peer_step(peer, batches, arguments.varied),
-        "ours": our_step(model, batches),
-        "ours, mel": our_step(other, batches),
+        "transformers": peer_step(peer, batches, arguments),
+        "ours": our_step(model, batches, arguments),
+        "ours, mel": our_step(other, batches, arguments),
     }
     flops = {"transformers": useful_flops(config), "ours": useful_flops(config), "ours, mel": useful_flops(mel)}
     cases = {name: whole_pass(step) for name, step in steps.items()}
-    compare(cases, Stopwatch(device, arguments.clock), arguments.rounds, arguments.seconds, round(seconds), flops,
-            ("transformers",))  # fmt: skip
+    print_table(cases, arguments, device, round(seconds), flops, ("transformers",))
 
 
 if __name__ == "__main__":
