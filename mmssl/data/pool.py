@@ -28,6 +28,8 @@ _PATIENCE = 2.0
 """A worker is killed after this multiple of the time limit: its own alarm should have rung long before."""
 _BEGIN_SECONDS = 120.0
 """A worker at no file for so long has hung before its first: a spawned one loads its modules, which takes seconds."""
+_TURN_SECONDS = 1.0
+"""Two looks at the workers are half a second apart or not much more."""
 _CHUNK = 64
 _MESSAGE_SECONDS = 0.05
 
@@ -65,6 +67,7 @@ def map_files(
         for _ in range(min(workers, len(chunks))):
             worker = _start(function, chunks.pop(), method)
             running[worker.pipe] = worker
+        looked = time.monotonic()
         while running:
             ready = wait(list(running), timeout=0.5)
             for pipe in ready:
@@ -75,8 +78,10 @@ def map_files(
                     successor = _next(worker, function, chunks, method)
                     if successor is not None:
                         running[successor.pipe] = successor
+            # what the caller took, or all were halted for (Ctrl-Z), is not the workers' doing
+            away, looked = max(0.0, time.monotonic() - looked - _TURN_SECONDS), time.monotonic()
             for worker in running.values():
-                verdict = worker.overdue(seconds)
+                verdict = worker.overdue(seconds, away)
                 if verdict is not None and not worker.pipe.poll():
                     worker.verdict = verdict
                     worker.process.kill()
@@ -99,11 +104,15 @@ class _Worker:
     verdict: MediaError | None = None
     """Why the file it is at will fail if it dies now; None when it dies of itself."""
 
-    def overdue(self, seconds: float) -> MediaError | None:
-        """Why it must be killed: it has been at one file for too long, or at none before its first."""
+    def overdue(self, seconds: float, away: float) -> MediaError | None:
+        """Why it must be killed: it has been at one file for too long, or at none before its first.
+
+        ``away``: seconds since the last look that do not count.
+        """
         now, place = time.monotonic(), self.place.value
         if self.seen is None or place != self.seen[0]:
-            self.seen = (place, now)
+            self.seen = (place, now - away)
+        self.seen = (place, self.seen[1] + away)
         if now - self.seen[1] <= (_BEGIN_SECONDS if place < 0 else _PATIENCE * seconds):
             return None
         if place < 0:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from children import fork
 
 from mmssl.data import pool
 from mmssl.data.delivery import read_batches
@@ -69,6 +70,28 @@ def test_what_hangs_before_its_first_file_is_killed_too(monkeypatch: pytest.Monk
     monkeypatch.setattr(pool, "begun", lambda: time.sleep(60))
     with pytest.raises(UserError, match=r"did not begin within 0\.5 s: is the machine overloaded\? Give fewer"):
         list(map_files(square, range(3), workers=2, seconds=5.0))
+
+
+@FORKED
+def test_all_halted_for_a_while_go_on(tmp_path: Path) -> None:
+    def slow(index: int) -> int:
+        (tmp_path / "begun").touch()
+        for _ in range(100):
+            time.sleep(0.01)
+        return index
+
+    def work() -> None:
+        os.setpgrp()
+        assert dict(map_files(slow, [0], workers=1, seconds=1.0)) == {0: 0}
+
+    child = fork(work)
+    while not (tmp_path / "begun").exists():
+        time.sleep(0.01)
+    time.sleep(0.75)
+    os.killpg(child, signal.SIGSTOP)
+    time.sleep(3)
+    os.killpg(child, signal.SIGCONT)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
 
 
 @FORKED

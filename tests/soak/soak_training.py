@@ -86,8 +86,7 @@ def watch(folder: Path, seconds: float, pictures: int) -> tuple[list[Look], list
             while not last_step(folder / "fresh" / "journal.jsonl") or time.monotonic() < until:
                 time.sleep(1)
             tell_all(fresh, signal.SIGSTOP)
-            turns = [[turn(run, folder / name / "journal.jsonl") for run, name in ((old, "old"), (fresh, "fresh"))]
-                     for _ in range(TURNS)]  # fmt: skip
+            turns = [[turn(run, folder, name) for run, name in ((old, "old"), (fresh, "fresh"))] for _ in range(TURNS)]
             tell_all(fresh, signal.SIGCONT)
         tell_all(old, signal.SIGCONT)
     return looks, *map(list, zip(*turns, strict=True))
@@ -126,14 +125,21 @@ def tell_all(trainer: "subprocess.Popen[bytes]", number: signal.Signals) -> None
         os.kill(pid, number)
 
 
-def turn(trainer: "subprocess.Popen[bytes]", journal: Path) -> float:
+def turn(trainer: "subprocess.Popen[bytes]", folder: Path, name: str) -> float:
     """Samples for each second of processor time while it is the run's turn."""
-    family = family_of(trainer)
+    family, journal = family_of(trainer), folder / name / "journal.jsonl"
     step, cpu = last_step(journal), sum(map(cpu_seconds, family))
     tell_all(trainer, signal.SIGCONT)
     time.sleep(TURN_SECONDS)
+    check_alive(trainer, folder, name)
     tell_all(trainer, signal.SIGSTOP)
     return 16.0 * (last_step(journal) - step) / (sum(map(cpu_seconds, family)) - cpu)
+
+
+def check_alive(trainer: "subprocess.Popen[bytes]", folder: Path, name: str) -> None:
+    if trainer.poll() is not None:
+        said = tail(folder / f"{name}.output")
+        sys.exit(f"the {name} run ended by itself, with exit code {trainer.returncode}:\n{said}")
 
 
 def look_on(trainer: "subprocess.Popen[bytes]", folder: Path, seconds: float) -> list[Look]:
@@ -141,8 +147,7 @@ def look_on(trainer: "subprocess.Popen[bytes]", folder: Path, seconds: float) ->
     began, seen = 0.0, (0, 0.0)
     while not began or time.monotonic() - began < seconds:
         time.sleep(EVERY)
-        if trainer.poll() is not None:
-            sys.exit(f"the run ended by itself, with exit code {trainer.returncode}:\n{tail(folder / 'old.output')}")
+        check_alive(trainer, folder, "old")
         step = last_step(folder / "old" / "journal.jsonl")
         if not step:
             continue
