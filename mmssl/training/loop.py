@@ -101,6 +101,7 @@ class Trainer:
         self.wishes = Wishes(2)
         self.hopeless: Finding | None = None
         self.trained_seconds = 0.0
+        self.journal: Journal | None = None
 
     def fit(self, resume_from: Any = None) -> bool:
         """Train to the last step; True when done, False when interrupted (a checkpoint is saved either way).
@@ -112,7 +113,7 @@ class Trainer:
             self._restore(resume_from)
         self.predictor.seed = self.config.seed
         self.predictor.train()
-        journal = Journal(self.run.journal_file, self.step) if is_main() else None
+        self.journal = Journal(self.run.journal_file, self.step) if is_main() else None
         self.watch = Watch(read_journal(self.run.journal_file) if is_main() else ())
         saved_at = time.monotonic()
         stream = self.data.batches(self.step * self.config.accumulation)
@@ -126,7 +127,7 @@ class Trainer:
                     last = self.step == self.config.steps
                     validates = last or self.step % self.config.validate_every == 0
                     if validates or self.step % self.config.log_every == 0:
-                        self._log(journal, display, clock, validates)
+                        self._log(display, clock, validates)
                     late = is_main() and time.monotonic() - saved_at > 60 * self.config.checkpoint_minutes
                     stops, due = self.wishes.ask(self.interrupted, late)
                     if last or due or stops or self.step % self.config.checkpoint_every == 0:
@@ -135,13 +136,9 @@ class Trainer:
                         self.wishes.settle()
                         saved_at = time.monotonic()
                 self.parallel.finish()
-        except UserError:
-            if journal is not None and int(self.first_bad) >= 0:
-                journal.write({"step": int(self.first_bad) + 1, "loss": None})
-            raise
         finally:
-            if journal is not None:
-                journal.close()
+            if self.journal is not None:
+                self.journal.close()
             self.run.release()
         if self.hopeless and self.step < self.config.steps:
             raise UserError(f"saved and stopped after step {self.step}, as --stop-when-unhealthy asks. {self.hopeless}")
@@ -194,12 +191,15 @@ class Trainer:
         names = "\n".join(gather_texts("\n".join(names))).split("\n")
         shown = ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
         good = self.run.checkpoints.latest()
+        if self.journal is not None:
+            self.journal.write({"step": step + 1, "loss": None})
+        barrier()  # or a process that fails would end the first one before it has written
         raise UserError(
             f"the loss or gradient of step {step + 1} is not finite; samples of that batch: {shown}; "
             f"last good checkpoint: {good or 'none yet'}. Try half the --learning-rate, or look at these files"
         )
 
-    def _log(self, journal: Journal | None, display: Display, clock: "_Clock", validates: bool) -> None:
+    def _log(self, display: Display, clock: "_Clock", validates: bool) -> None:
         self._stop_if_not_finite()
         window = total_by_name(self.window)
         means = {name: value.item() for name, value in outcome_of(window).items() if name != "count"}
@@ -221,13 +221,13 @@ class Trainer:
                 if self.on_validate and is_main():
                     self.on_validate(self.step)
             entry["validation_seconds"] = round(time.perf_counter() - began, 3)
-        if journal is None:
+        if self.journal is None:
             clock.restart(self.step)
             return
         findings = self.watch.look(entry)
         if findings:
             entry["findings"] = [finding.name for finding in findings]
-        journal.write(entry)
+        self.journal.write(entry)
         display.show(entry, (self.config.steps - self.step) * seconds / steps)
         for finding in findings:
             display.say(f"warning    {finding}")

@@ -108,7 +108,7 @@ def started(folder: Path, name: str) -> Iterator["subprocess.Popen[bytes]"]:
             trainer.send_signal(signal.SIGTERM)
             code = trainer.wait(timeout=600)
         finally:
-            trainer.kill()
+            tell_all(trainer, signal.SIGKILL)  # workers that are halted would not notice that it is gone
             trainer.wait()
     if code != 130:
         sys.exit(f"a run ended with code {code}, not that of an interrupted one:\n{tail(folder / f'{name}.output')}")
@@ -121,8 +121,9 @@ def family_of(trainer: "subprocess.Popen[bytes]") -> list[int]:
 
 def tell_all(trainer: "subprocess.Popen[bytes]", number: signal.Signals) -> None:
     """SIGSTOP halts a run, SIGCONT lets it go on."""
-    for pid in family_of(trainer):
-        os.kill(pid, number)
+    if trainer.poll() is None:
+        for pid in family_of(trainer):
+            os.kill(pid, number)
 
 
 def turn(trainer: "subprocess.Popen[bytes]", folder: Path, name: str) -> float:

@@ -20,7 +20,7 @@ from mmssl.predictors import load_predictor
 from mmssl.training import distributed
 from mmssl.training.config import RunConfig
 from mmssl.training.distributed import agree, rank, same_everywhere, share_of_batch
-from mmssl.training.journal import read_journal
+from mmssl.training.journal import Journal, read_journal
 
 SCRIPT = Path(__file__).with_name("tiny.py")
 
@@ -100,7 +100,15 @@ def test_different_data_is_refused(tmp_path):
     assert said == "error: process 1 sees another data set than process 0 (1 files; 0 files): give all one\n"
 
 
-def test_not_a_number_in_one_process_is_told_by_all(tmp_path):
+def test_not_a_number_in_one_process_is_told_by_all(tmp_path, monkeypatch):
+    write = Journal.write
+
+    def slowly(*arguments) -> None:  # nor does the other end the one that writes
+        time.sleep(0.5)
+        write(*arguments)
+
+    monkeypatch.setattr(Journal, "write", slowly)
+
     def poison() -> None:
         trainer, _ = make_trainer(Config(**{"out": tmp_path / "run", **DEFAULTS}))
         step = trainer._optimizer_step
