@@ -6,6 +6,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from mmssl.data.order import Order, OrderSampler
+from mmssl.data.processes import beginning, begun
 from mmssl.errors import UserError
 
 
@@ -77,14 +78,23 @@ def test_a_set_smaller_than_a_batch() -> None:
     assert all(sorted(i for e, i in pairs if e == epoch) == [0, 1, 2] for epoch in range(8))
 
 
+def begin(_worker: int) -> None:
+    begun()
+
+
 @pytest.mark.filterwarnings("ignore:This DataLoader will create")
 @pytest.mark.parametrize("workers", [0, 1, 3])
 def test_a_loader_resumed_at_any_step_goes_on_exactly(workers: int) -> None:
     order = Order(13, 4, seed=2)
     full = [order.batch(step) for step in range(12)]
     for start in (0, 5):
-        loader = DataLoader(Echo(), batch_sampler=OrderSampler(order, start), num_workers=workers, collate_fn=as_it_is)
-        for (ids, epochs), batch in zip(full[start:], itertools.islice(loader, 12 - start), strict=True):
+        loader = DataLoader(
+            Echo(), batch_sampler=OrderSampler(order, start), num_workers=workers, collate_fn=as_it_is,
+            worker_init_fn=begin,
+        )  # fmt: skip
+        with beginning():
+            batches = iter(loader)
+        for (ids, epochs), batch in zip(full[start:], itertools.islice(batches, 12 - start), strict=True):
             assert batch.tolist() == np.stack((epochs, ids), 1).tolist()
 
 

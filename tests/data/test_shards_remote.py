@@ -15,6 +15,7 @@ from shard_files import Server, make_shards, serving, write_pictures
 
 from mmssl.data.images import ImageLoader, open_images
 from mmssl.data.limits import Limits, MediaError
+from mmssl.data.processes import beginning, begun
 from mmssl.data.shards import INDEX, remote
 from mmssl.data.shards.cache import ShardCache
 from mmssl.data.shards.listing import ShardRows
@@ -147,6 +148,7 @@ def test_what_is_being_read_is_not_removed(sharded: Path, server: Server, monkey
 
 
 def _read_in_a_process(url: str, start: int, queue: multiprocessing.Queue) -> None:
+    begun()
     store = open_index(url)
     count = store.index.count
     queue.put([(row % count, store.read(row % count, Limits())) for row in range(start, start + count)])
@@ -160,8 +162,9 @@ def test_processes_share_the_cache(
     context = multiprocessing.get_context("fork")
     queue = context.Queue()
     processes = [context.Process(target=_read_in_a_process, args=(server.url, n * 17, queue)) for n in range(3)]
-    for process in processes:
-        process.start()
+    with beginning():
+        for process in processes:
+            process.start()
     results = [dict(queue.get(timeout=60)) for _ in processes]
     for process in processes:
         process.join()

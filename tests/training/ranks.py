@@ -15,6 +15,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from mmssl.data.processes import beginning, begun
 from mmssl.errors import one_sentence_errors
 from mmssl.training.distributed import torchrun_ranks
 
@@ -50,8 +51,9 @@ def run_ranks(
         for rank in range(count)
     ]
     started = [process for rank, process in enumerate(processes) if rank not in absent]
-    for process in started:
-        process.start()
+    with beginning():
+        for process in started:
+            process.start()
     end = time.monotonic() + seconds
     for process in started:
         process.join(max(0.0, end - time.monotonic()))
@@ -67,6 +69,7 @@ def run_ranks(
 
 
 def _rank(rank: int, count: int, port: int, logs: Path, function: Callable[[], Any], late: float) -> None:
+    begun()
     time.sleep(late)
     os.environ |= {
         "RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(count), "LOCAL_WORLD_SIZE": str(count),
