@@ -1,10 +1,14 @@
 """Forked children: they need not import torch again, and never go on with the tests of their parent."""
 
 import os
+import signal
 import sys
+import time
 import traceback
 from collections.abc import Callable
 from pathlib import Path
+
+import pytest
 
 from mmssl.data.processes import beginning, begun
 
@@ -37,3 +41,16 @@ def fork(work: Callable[[], object], errors: Path | None = None) -> int:
             sys.stderr.flush()
         finally:
             os._exit(code)
+
+
+def wait(pid: int, seconds: float = 120) -> int:
+    """Exit code of a child, negative for a signal. One that hangs is killed and fails the test."""
+    until = time.monotonic() + seconds
+    while time.monotonic() < until:
+        done, status = os.waitpid(pid, os.WNOHANG)
+        if done:
+            return os.waitstatus_to_exitcode(status)
+        time.sleep(0.002)
+    os.kill(pid, signal.SIGKILL)
+    os.waitpid(pid, 0)
+    pytest.fail(f"the child did not end within {seconds} s")

@@ -111,8 +111,9 @@ class _Worker:
         """
         now, place = time.monotonic(), self.place.value
         if self.seen is None or place != self.seen[0]:
-            self.seen = (place, now - away)
-        self.seen = (place, self.seen[1] + away)
+            self.seen = (place, now)
+        else:
+            self.seen = (place, self.seen[1] + away)
         if now - self.seen[1] <= (_BEGIN_SECONDS if place < 0 else _PATIENCE * seconds):
             return None
         if place < 0:

@@ -3,10 +3,10 @@ import itertools
 import numpy as np
 import pytest
 import torch
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
+from mmssl.data.delivery import read_batches
 from mmssl.data.order import Order, OrderSampler
-from mmssl.data.processes import beginning, begun
 from mmssl.errors import UserError
 
 
@@ -15,10 +15,6 @@ class Echo(Dataset):
 
     def __getitems__(self, pairs: list[tuple[int, int]]) -> torch.Tensor:
         return torch.tensor(pairs)
-
-
-def as_it_is(batch: torch.Tensor) -> torch.Tensor:
-    return batch
 
 
 def stream(order: Order, steps: int) -> list[tuple[int, int]]:
@@ -78,22 +74,13 @@ def test_a_set_smaller_than_a_batch() -> None:
     assert all(sorted(i for e, i in pairs if e == epoch) == [0, 1, 2] for epoch in range(8))
 
 
-def begin(_worker: int) -> None:
-    begun()
-
-
 @pytest.mark.filterwarnings("ignore:This DataLoader will create")
 @pytest.mark.parametrize("workers", [0, 1, 3])
 def test_a_loader_resumed_at_any_step_goes_on_exactly(workers: int) -> None:
     order = Order(13, 4, seed=2)
     full = [order.batch(step) for step in range(12)]
     for start in (0, 5):
-        loader = DataLoader(
-            Echo(), batch_sampler=OrderSampler(order, start), num_workers=workers, collate_fn=as_it_is,
-            worker_init_fn=begin,
-        )  # fmt: skip
-        with beginning():
-            batches = iter(loader)
+        batches = read_batches(Echo(), OrderSampler(order, start), workers, pin=False)
         for (ids, epochs), batch in zip(full[start:], itertools.islice(batches, 12 - start), strict=True):
             assert batch.tolist() == np.stack((epochs, ids), 1).tolist()
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from children import fork
+from children import fork, wait
 
 from mmssl.data import pool
 from mmssl.data.delivery import read_batches
@@ -91,7 +91,7 @@ def test_all_halted_for_a_while_go_on(tmp_path: Path) -> None:
     os.killpg(child, signal.SIGSTOP)
     time.sleep(3)
     os.killpg(child, signal.SIGCONT)
-    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    assert wait(child) == 0
 
 
 @FORKED

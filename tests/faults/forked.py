@@ -11,6 +11,7 @@ from pathlib import Path
 import children
 import pytest
 import torch
+from children import wait
 
 from mmssl.errors import INTERRUPTED, one_sentence_errors
 from mmssl.predictors import load_predictor
@@ -35,19 +36,6 @@ def fork(work: Callable[[], object], errors: Path) -> int:
             work()
 
     return children.fork(command, errors)
-
-
-def wait(pid: int, seconds: float = 120) -> int:
-    """Exit code of a child, negative for a signal. One that hangs is killed and fails the test."""
-    until = time.monotonic() + seconds
-    while time.monotonic() < until:
-        done, status = os.waitpid(pid, os.WNOHANG)
-        if done:
-            return os.waitstatus_to_exitcode(status)
-        time.sleep(0.002)
-    os.kill(pid, signal.SIGKILL)
-    os.waitpid(pid, 0)
-    pytest.fail(f"the child did not end within {seconds} s")
 
 
 def kill_after(pid: int, cpu_seconds: float, number: int = signal.SIGKILL) -> int:

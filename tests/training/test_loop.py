@@ -3,7 +3,6 @@
 import dataclasses
 import json
 import math
-import os
 import random
 import resource
 import shutil
@@ -15,7 +14,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from children import fork
+from children import fork, wait
 from tiny import COUNT, DEFAULTS, Config, Pictures, make_trainer, tiny_predictor, train
 
 from mmssl.errors import UserError, one_sentence_errors
@@ -297,7 +296,7 @@ def test_full_disk_while_saving_loses_nothing(tmp_path):
             trainer.fit()
 
     child = fork(fill, errors=tmp_path / "said")
-    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 2
+    assert wait(child) == 2
     assert (tmp_path / "said").read_text().startswith("error: ")
     assert "Traceback" not in (tmp_path / "said").read_text()
     assert sorted(path.name for path in (run / "checkpoints").iterdir()) == ["latest", "step-00000004"]

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from children import fork
+from children import fork, wait
 from picture_files import encode, smooth
 from PIL import Image, features
 
@@ -252,7 +252,7 @@ def test_a_process_that_was_halted_did_not_take_that_long(tmp_path: Path) -> Non
     os.kill(child, signal.SIGSTOP)
     time.sleep(1.5)
     os.kill(child, signal.SIGCONT)
-    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    assert wait(child) == 0
 
 
 def test_the_time_limit_holds_for_one_long_call_too() -> None:
